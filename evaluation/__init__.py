@@ -1,0 +1,1 @@
+"""Evaluation: (artifact model, validation tokens, config) to a ledger and a score."""

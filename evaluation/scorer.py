@@ -1,0 +1,86 @@
+"""Score a model on a token stream by sliding windows.
+
+Windows of one geometry are batched, and the head sees only the positions that a window scores. Windows are dealt to
+the processes by a fixed rule, and nats stay on the device until the end, so no batch waits for the host.
+
+``N`` targets, ``T`` window, ``S`` scored positions, ``B`` windows of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .config import EvaluationConfig
+from .ledger import Ledger
+from .windows import ValidationTokens, Window, sliding_windows, window_batch
+
+
+class ScoredNats(nn.Module):
+    """Nats of the targets behind positions ``first … last - 1`` of each window."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor, targets: Tensor, first: int, last: int) -> Tensor:
+        """Inputs and targets int64 (B, T) to float32 nats (B, last - first)."""
+        hidden = self.model.model(input_ids=inputs, use_cache=False).last_hidden_state[:, first:last]
+        logits = self.model.logits(hidden).float()
+        return F.cross_entropy(logits.flatten(0, 1), targets[:, first:last].flatten(), reduction="none").view(
+            len(inputs), -1
+        )
+
+
+def score(
+    model: nn.Module, tokens: ValidationTokens, config: EvaluationConfig, accelerator: Accelerator, title: str = "score"
+) -> Ledger:
+    """Score every target of ``tokens`` once; the model's weights stand still. Shows a progress bar ``title``."""
+    model.eval()
+    scored = ScoredNats(model)
+    forward = torch.compile(scored, dynamic=False) if config.compile else scored
+    ledger = Ledger(tokens.targets)
+    bar = tqdm(total=tokens.targets, desc=title, unit="tok", disable=not accelerator.is_main_process)
+    pending: list[tuple[int, Tensor]] = []
+    with torch.inference_mode(), autocast(accelerator, config.precision):
+        for batch in batches(tokens.targets, config, accelerator.num_processes):
+            pending.append((batch[0].scored.start, batch_nats(forward, tokens, batch, config, accelerator)))
+            bar.update(sum(len(window.scored) for window in batch))
+    for first, nats in pending:
+        ledger.post(first, nats.double().cpu())
+    bar.close()
+    return ledger
+
+
+def batches(targets: int, config: EvaluationConfig, processes: int) -> Iterator[list[Window]]:
+    """Group windows of one geometry into batches of at most ``batch_windows`` for each process, in stream order."""
+    windows = sliding_windows(targets, config.window, config.stride)
+    for _, alike in groupby(windows, key=lambda window: (window.length, window.first)):
+        group = list(alike)
+        size = config.batch_windows * processes
+        yield from (group[i : i + size] for i in range(0, len(group), size))
+
+
+def batch_nats(
+    forward: nn.Module, tokens: ValidationTokens, batch: list[Window], config: EvaluationConfig, accelerator: Accelerator
+) -> Tensor:
+    """Return the nats of all windows of a batch in stream order, float32 (Σ scored,), the same on every process."""
+    share = -(-len(batch) // accelerator.num_processes)
+    own = batch[accelerator.process_index * share :][:share]
+    padded = (own + batch[:1] * share)[:share]
+    inputs, targets = window_batch(tokens, padded, config.window)
+    nats = forward(
+        inputs.to(accelerator.device), targets.to(accelerator.device), batch[0].first, batch[0].length
+    )
+    return accelerator.gather(nats)[: len(batch)].flatten()
+
+
+def autocast(accelerator: Accelerator, precision: str) -> torch.autocast:
+    """Return the autocast context of a precision: "bf16", or "fp32" for none."""
+    return torch.autocast(accelerator.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

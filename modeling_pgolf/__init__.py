@@ -1,0 +1,1 @@
+"""The model package: what a Hub repository of a pgolf model carries, and nothing else."""

@@ -1,0 +1,166 @@
+"""The configuration of a pgolf model: every architectural choice of the challenge's 11-layer and SP8192 systems.
+
+Derived sizes are properties, contradictions and unknown keys are errors: stock configurations accept a misspelt key
+in silence. Defaults are the real model of PR 414. Sources: SPEC-11L 1, SPEC-8192 1.
+"""
+
+import difflib
+from dataclasses import field, fields
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from .errors import ConfigError
+from .program import visiting_order
+
+# What transformers itself writes into or takes out of a configuration file.
+STOCK_KEYS = {
+    "_name_or_path", "name_or_path", "_commit_hash", "architectures", "auto_map", "attn_implementation",
+    "experts_implementation", "model_type", "num_labels", "output_attentions", "per_layer_config",
+    "quantization_config", "torch_dtype", "transformers_version", "use_cache", "_attn_implementation_internal",
+    "_experts_implementation_internal", "_attn_implementation", "tie_last_hidden_states",
+}  # fmt: skip
+
+
+class PGolfConfig(PreTrainedConfig):
+    """Sizes and switches of the model.
+
+    vocab_size: tokens. hidden_size: width D. intermediate_size: feed-forward width. num_blocks: physical blocks.
+    num_attention_heads, num_key_value_heads: query and key/value heads. max_position_embeddings: tokens.
+    logit_softcap: C in C·tanh(z/C). rms_norm_eps: 2⁻²³, float32's epsilon. mlp_negative_slope: s of the squared ReLU.
+    ln_scale: scale branch inputs by 1/sqrt(block + 1). parallel_from: first block with parallel branches.
+    rotary_dims: rotated dimensions of a head, 0 for all. rotary_trained_length: tokens above which the base is
+    stretched. rotary_length: tokens for which the base is fixed; None follows the length of each call.
+    q_gain_init: initial gain of the queries. xsa_layers: blocks with exclusive self-attention.
+    bigram_buckets, bigram_dim: hashed bigram table; 0 buckets for none. smear_gate: mix with the previous position.
+    value_embed_layers, value_embed_dim: blocks with value embeddings, and the table's width.
+    skip_gates: blend U-Net skips by a learnt gate instead of adding them.
+    loop_start, loop_end, loop_passes: the segment of blocks repeated ``loop_passes`` extra times.
+    embed_init_std: standard deviation of the tied table. table_proj_init_gain: gain of the orthogonal bigram and
+    value projections (PR 414: 1/sqrt(2 · blocks); PR 549 and later: 1).
+    """
+
+    model_type = "pgolf"
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 (transformers reads a class attribute)
+
+    vocab_size: int = 1024
+    hidden_size: int = 512
+    intermediate_size: int = 1536
+    num_blocks: int = 11
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 4
+    max_position_embeddings: int = 2048
+    tie_word_embeddings: bool = True
+    logit_softcap: float = 30.0
+    rms_norm_eps: float = 2.0**-23
+    mlp_negative_slope: float = 0.0
+    ln_scale: bool = True
+    parallel_from: int = 1_000_000
+    rotary_base: float = 10000.0
+    rotary_dims: int = 16
+    rotary_trained_length: int = 1024
+    rotary_length: int | None = 2048
+    q_gain_init: float = 1.5
+    xsa_layers: list[int] = field(default_factory=lambda: [7, 8, 9, 10])
+    bigram_buckets: int = 2048
+    bigram_dim: int = 128
+    smear_gate: bool = True
+    value_embed_layers: list[int] = field(default_factory=lambda: [9, 10])
+    value_embed_dim: int = 128
+    skip_gates: bool = False
+    loop_start: int = 0
+    loop_end: int = -1
+    loop_passes: int = 0
+    embed_init_std: float = 0.005
+    table_proj_init_gain: float = 22**-0.5
+    use_cache: bool = True
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        known = {f.name for f in fields(self)}
+        for key in kwargs:
+            if key not in STOCK_KEYS:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else "see PGolfConfig for the fields there are"
+                raise ConfigError(f"unknown configuration key '{key}'; {hint}")
+        super().__post_init__(**kwargs)
+        self._check_shapes()
+        self._check_layers()
+
+    def _check_shapes(self) -> None:
+        _require(self.num_blocks >= 1, f"num_blocks must be at least 1, found {self.num_blocks}")
+        _require(
+            self.hidden_size % self.num_attention_heads == 0,
+            f"hidden_size {self.hidden_size} must be a multiple of num_attention_heads {self.num_attention_heads}",
+        )
+        _require(
+            self.num_attention_heads % self.num_key_value_heads == 0,
+            f"num_attention_heads {self.num_attention_heads} must be a multiple of num_key_value_heads "
+            f"{self.num_key_value_heads}",
+        )
+        _require(
+            0 <= self.rotary_dims <= self.head_dim and self.rotary_width % 2 == 0,
+            f"rotary_dims must be even and at most head_dim {self.head_dim}, found {self.rotary_dims}",
+        )
+        _require(self.logit_softcap > 0, f"logit_softcap must be positive, found {self.logit_softcap}")
+        _require(
+            self.bigram_buckets == 0 or self.bigram_buckets >= 2,
+            f"bigram_buckets must be 0 (none) or at least 2, found {self.bigram_buckets}",
+        )
+
+    def _check_layers(self) -> None:
+        for name, layers in (("xsa_layers", self.xsa_layers), ("value_embed_layers", self.value_embed_layers)):
+            strangers = [layer for layer in layers if not 0 <= layer < self.num_blocks]
+            _require(not strangers, f"{name} names {strangers}, but blocks are 0 to {self.num_blocks - 1}")
+        _require(self.loop_passes >= 0, f"loop_passes must be at least 0, found {self.loop_passes}")
+        _require(
+            self.loop_passes == 0 or 0 <= self.loop_start <= self.loop_end < self.num_blocks,
+            f"loop_start {self.loop_start} and loop_end {self.loop_end} must lie in order inside 0 to "
+            f"{self.num_blocks - 1}",
+        )
+
+    @property
+    def head_dim(self) -> int:
+        """Width h of one head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def rotary_width(self) -> int:
+        """Rotated dimensions of a head; 0 in ``rotary_dims`` means all of them."""
+        return self.rotary_dims or self.head_dim
+
+    @property
+    def order(self) -> list[int]:
+        """Blocks in visiting order, with the loop on."""
+        return visiting_order(self.num_blocks, self.loop_start, self.loop_end, self.loop_passes)
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Executed depth: what a cache needs a slot for."""
+        return len(self.order)
+
+    @property
+    def carries_previous(self) -> bool:
+        """Whether a position reads the token or the stream of the position before it."""
+        return self.bigram_buckets > 0 or self.smear_gate
+
+    @property
+    def layer_types(self) -> list[str]:
+        """Cache kinds by visit: the first also carries the previous token and the previous stream."""
+        first = "hybrid" if self.carries_previous else "full_attention"
+        return [first] + ["full_attention"] * (self.num_hidden_layers - 1)
+
+    @property
+    def number_of_conv_states(self) -> int:
+        """States carried by the hybrid slot: the previous token id and the previous stream."""
+        return 2
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ConfigError(message)
+
+
+PGolfConfig.register_for_auto_class("AutoConfig")

@@ -1,0 +1,42 @@
+"""Integer grids: real numbers to integer codes and back.
+
+A grid of ``bits`` has the symmetric codes ``-c … c`` with ``c = 2^(bits-1) - 1``; a matrix has one float16 scale for
+each row, a vector one in all. ``decode(encode(W)) = code · scale`` is computed in float32 in one place, so exporter
+and loader agree bit for bit.
+
+Source: SPEC-11L 4.2.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class GridTensor(NamedTuple):
+    """A tensor on a grid: codes int8 (rows, ...), scale float16 (rows,) or (), and the grid's bits."""
+
+    codes: Tensor
+    scale: Tensor
+    bits: int
+
+    def decode(self) -> Tensor:
+        """Return ``code · scale`` in float32."""
+        return self.codes.float() * over_rows(self.scale, self.codes)
+
+
+def largest_code(bits: int) -> int:
+    """Return ``c``, the largest code of a grid: 31 for 6 bits, 127 for 8."""
+    return 2 ** (bits - 1) - 1
+
+
+def over_rows(scale: Tensor, like: Tensor) -> Tensor:
+    """Widen ``scale`` to float32 and shape it to multiply ``like`` row by row."""
+    return scale.float().reshape(scale.shape + (1,) * (like.ndim - scale.ndim))
+
+
+def encode(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """Round ``weight`` to int8 codes, ``clamp(round(w / scale), -c, c)``; ties go to the even code, 0/0 to 0."""
+    c = largest_code(bits)
+    ratio = torch.nan_to_num(weight.float() / over_rows(scale, weight), nan=0.0)
+    return ratio.round().clamp(-c, c).to(torch.int8)

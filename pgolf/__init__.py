@@ -1,0 +1,1 @@
+"""The shell of pgolf: the only package that knows paths, the network and the Hub."""

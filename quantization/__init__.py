@@ -1,0 +1,1 @@
+"""Quantisation: (weights, calibration batches, config) to integers and scales."""
