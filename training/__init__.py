@@ -1,0 +1,1 @@
+"""Training: (model, train tokens, config) to weights. Knows no paths, corpora or Hub."""

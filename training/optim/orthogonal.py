@@ -1,0 +1,31 @@
+"""Newton-Schulz orthogonalisation: push all singular values of a matrix towards 1.
+
+Five steps of the odd quintic ``X ← aX + (bA + cA²)X``, ``A = XXᵀ``, on a whole stack of equal matrices at once; a tall
+matrix is transposed first, so ``A`` is the smaller square.
+
+Source: Keller Jordan, Muon (2024); SPEC-11L 2.3.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Quintic coefficients of Jordan's Muon, tuned for the steepest slope at 0.
+A, B, C = 3.4445, -4.7750, 2.0315
+STEPS = 5
+# Keeps a zero matrix at zero.
+NORM_EPS = 1e-7
+
+
+def orthogonalize(stack: Tensor, dtype: torch.dtype) -> Tensor:
+    """Orthogonalise each matrix of ``stack`` (..., rows, cols), computing in ``dtype``; the result has that type."""
+    X = stack.to(dtype)
+    X = X / (X.norm(dim=(-2, -1), keepdim=True) + NORM_EPS)
+    tall = X.shape[-2] > X.shape[-1]
+    if tall:
+        X = X.mT
+    for _ in range(STEPS):
+        gram = X @ X.mT
+        X = A * X + (B * gram + C * (gram @ gram)) @ X
+    return X.mT if tall else X
