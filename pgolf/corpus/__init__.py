@@ -1,0 +1,1 @@
+"""Corpora: text or shards in, token shards, a tokenizer and a byte table out."""

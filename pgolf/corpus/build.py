@@ -1,0 +1,268 @@
+"""Corpora: built once into a folder, opened many times.
+
+A corpus folder holds the token shards of both splits, the tokenizer, the byte table and the facts about all of them;
+it appears under its name only when it is complete. The validation documents are known first, and none of them may be
+a training document: that is how LEGALITY rule D2 holds by construction.
+
+Sources: the challenge's ``data/download_hf_docs_and_tokenize.py`` for the format of a document (BOS, ids of the raw
+text, no EOS); LEGALITY rules D2 and K10.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from evaluation.bytecount import ByteTable
+from modeling_pgolf.errors import CorpusError
+from pgolf.corpus.documents import Split, TextSource, document_hash
+from pgolf.corpus.embedded import EmbeddedProse
+from pgolf.corpus.fineweb import ChallengeShards, FineWebStream, fetch_challenge
+from pgolf.corpus.local import LocalFolder
+from pgolf.corpus.shards import Shard, open_split, replace_file
+from pgolf.corpus.splits import TrainTexts, file_sha256, fingerprint, head, shard_facts, write_split
+from pgolf.corpus.tokenizer import (
+    BOS,
+    Encoder,
+    byte_table,
+    load_byte_table,
+    load_tokenizer,
+    read_sentencepiece,
+    save_byte_table,
+    save_tokenizer,
+    train_bpe,
+)
+
+# The names inside a corpus folder.
+FACTS_FILE = "corpus.json"
+BYTE_TABLE_FILE = "byte_table.safetensors"
+TOKENIZER_FOLDER = "tokenizer"
+
+# Bumped when a folder written before could be misread.
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TrainBpe:
+    """A tokenizer trained on the corpus's own training split.
+
+    vocab_size: pieces, exactly.
+    train_megabytes: how much UTF-8 text from the head of the split to train on, in 10**6 bytes. The default trains in
+    3 s on two cores; ten times as much changed the bytes a token stands for by less than 0.5 % (1024 and 8192 pieces,
+    web text).
+    """
+
+    vocab_size: int
+    train_megabytes: float = 10.0
+
+
+@dataclass(frozen=True)
+class SentencePieceModel:
+    """An existing SentencePiece BPE model with the challenge's layout of ids.
+
+    path: the ``.model`` file.
+    """
+
+    path: str
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """What a corpus is made of.
+
+    source: where the text comes from.
+    tokenizer: how it becomes ids; None with ``ChallengeShards``, which bring their own.
+    train_tokens, validation_tokens: a split ends with the document in which it reaches this many tokens; None takes
+    the whole source.
+    """
+
+    source: EmbeddedProse | LocalFolder | FineWebStream | ChallengeShards
+    tokenizer: TrainBpe | SentencePieceModel | None = None
+    train_tokens: int | None = None
+    validation_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        published = isinstance(self.source, ChallengeShards)
+        if published != (self.tokenizer is None):
+            raise CorpusError(
+                f"asked for {type(self.source).__name__} with the tokenizer {self.tokenizer}; published shards bring "
+                "their own and text needs one; leave it out with ChallengeShards and name one otherwise"
+            )
+        if published and (self.train_tokens, self.validation_tokens) != (None, None):
+            raise CorpusError(
+                "asked for ChallengeShards up to a number of tokens; published shards stay whole; "
+                "choose train_shards instead"
+            )
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """An open corpus.
+
+    tokenizer: text to ids and back.
+    bytes: bytes of text of every id, over len(tokenizer) ids.
+    train, validation: the splits' shards in order, each uint16 (N,), mapped read-only.
+    facts: what ``corpus.json`` says: configuration, documents, tokens, UTF-8 bytes and shard hashes of both splits,
+    the fingerprint of the first 1,000,000 train tokens.
+    """
+
+    folder: Path
+    tokenizer: PreTrainedTokenizerFast
+    bytes: ByteTable
+    train: list[Shard]
+    validation: list[Shard]
+    facts: dict[str, Any]
+
+
+def build_corpus(config: CorpusConfig, folder: str | Path) -> Corpus:
+    """Build a corpus into ``folder``, or open it when it is there already.
+
+    Everything is made in a hidden folder beside it and renamed at the end.
+    Raises CorpusError when the folder holds something else or a corpus of another configuration, when a split is
+    empty, or when source or disk fail.
+    """
+    target = Path(folder)
+    if (target / FACTS_FILE).is_file():
+        return _reopen(config, target)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.building")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        facts = {"format": FORMAT, "config": describe(config), **_assemble(config, temporary)}
+        replace_file(temporary / FACTS_FILE, [(json.dumps(facts, indent=2) + "\n").encode()])
+        os.rename(temporary, target)
+    except OSError as error:
+        raise CorpusError(
+            f"asked to build a corpus in {target}; found: {error.strerror or error}; choose a folder that is empty "
+            "or does not exist, on a disk with room"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return open_corpus(target)
+
+
+def open_corpus(folder: str | Path) -> Corpus:
+    """Open a corpus folder.
+
+    Raises CorpusError when it is missing, incomplete, of another format, or its shards are not the recorded ones.
+    """
+    home = Path(folder)
+    try:
+        facts = json.loads((home / FACTS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorpusError(
+            f"asked for the corpus in {home}; found no readable {FACTS_FILE} ({error}); build it first"
+        ) from error
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise CorpusError(f"asked for a corpus of format {FORMAT} in {home}; found another; build it again")
+    return Corpus(
+        folder=home,
+        tokenizer=load_tokenizer(home / TOKENIZER_FOLDER),
+        bytes=load_byte_table(home / BYTE_TABLE_FILE),
+        train=_recorded_shards(home, "train", facts),
+        validation=_recorded_shards(home, "validation", facts),
+        facts=facts,
+    )
+
+
+def describe(config: CorpusConfig) -> dict[str, Any]:
+    """Describe a configuration as JSON values, the same on every machine: of a path only the last name stays."""
+
+    def described(part: Any) -> dict[str, Any]:
+        fields = dataclasses.asdict(part)
+        if "path" in fields:
+            fields["path"] = Path(fields["path"]).name
+        return {"kind": type(part).__name__, **fields}
+
+    return {
+        "source": described(config.source),
+        "tokenizer": None if config.tokenizer is None else described(config.tokenizer),
+        "train_tokens": config.train_tokens,
+        "validation_tokens": config.validation_tokens,
+    }
+
+
+def _reopen(config: CorpusConfig, folder: Path) -> Corpus:
+    corpus = open_corpus(folder)
+    asked, found = describe(config), corpus.facts.get("config")
+    if asked != found:
+        raise CorpusError(
+            f"asked for the corpus {asked} in {folder}; found the corpus {found}; choose another folder or remove it"
+        )
+    return corpus
+
+
+def _recorded_shards(folder: Path, split: Split, facts: dict[str, Any]) -> list[Shard]:
+    shards = open_split(folder, split)
+    found = [(Path(str(shard.filename)).name, shard.size) for shard in shards]
+    asked = [(shard["name"], shard["tokens"]) for shard in facts[split]["shards"]]
+    if found != asked:
+        raise CorpusError(
+            f"asked for the {split} shards {asked} that {FACTS_FILE} lists in {folder}; found {found}; build it again"
+        )
+    return shards
+
+
+def _assemble(config: CorpusConfig, folder: Path) -> dict[str, Any]:
+    """Fill a new folder with shards, tokenizer and byte table; return the facts about them."""
+    if isinstance(config.source, ChallengeShards):
+        facts = _publish(config.source, folder)
+    else:
+        facts = _tokenize(config, config.source, folder)
+    tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
+    save_byte_table(byte_table(tokenizer), folder / BYTE_TABLE_FILE)
+    files = sorted((folder / TOKENIZER_FOLDER).iterdir())
+    return {
+        **facts,
+        "train_fingerprint": fingerprint(open_split(folder, "train")),
+        "tokenizer": {"vocab_size": len(tokenizer), "sha256": {path.name: file_sha256(path) for path in files}},
+    }
+
+
+def _publish(source: ChallengeShards, folder: Path) -> dict[str, Any]:
+    """Fetch published shards; what only the text could tell stays None."""
+    model = fetch_challenge(source, folder)
+    tokenizer = read_sentencepiece(model)
+    save_tokenizer(tokenizer, folder / TOKENIZER_FOLDER, model)
+    facts: dict[str, Any] = {"train_documents_dropped_as_validation_duplicates": None}
+    splits: tuple[Split, Split] = ("validation", "train")
+    for split in splits:
+        documents = 0
+        for shard in open_split(folder, split):
+            documents += int(np.count_nonzero(shard == BOS))
+            if int(shard.max()) >= len(tokenizer):
+                raise CorpusError(
+                    f"asked for ids below {len(tokenizer)}; found {shard.max()} in {Path(str(shard.filename)).name} of "
+                    f"{source.name}; shards and tokenizer are not of one export"
+                )
+        facts[split] = {"documents": documents, "utf8_bytes": None, **shard_facts(folder, split)}
+    return facts
+
+
+def _tokenize(config: CorpusConfig, source: TextSource, folder: Path) -> dict[str, Any]:
+    """Tokenise a text source: the validation documents' hashes, the tokenizer, validation, train."""
+    validation = {document_hash(document["text"]) for document in source.documents("validation")}
+    train = TrainTexts(source, validation)
+    if isinstance(config.tokenizer, SentencePieceModel):
+        model: str | None = config.tokenizer.path
+        tokenizer = read_sentencepiece(config.tokenizer.path)
+    else:
+        assert config.tokenizer is not None  # CorpusConfig refuses it
+        model = None
+        tokenizer = train_bpe(head(train, config.tokenizer.train_megabytes), config.tokenizer.vocab_size)
+    save_tokenizer(tokenizer, folder / TOKENIZER_FOLDER, model)
+    encoder = Encoder(tokenizer, model)
+    held_out = (document["text"] for document in source.documents("validation"))
+    return {
+        "validation": write_split(held_out, "validation", encoder, folder, config.validation_tokens),
+        "train": write_split(train, "train", encoder, folder, config.train_tokens),
+        "train_documents_dropped_as_validation_duplicates": train.dropped,
+    }
