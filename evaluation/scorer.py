@@ -17,6 +17,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from modeling_pgolf.attention import fastest_attention
+
 from .config import EvaluationConfig
 from .ledger import Ledger
 from .windows import ValidationTokens, Window, sliding_windows, window_batch
@@ -48,14 +50,21 @@ def score(
     ledger = Ledger(tokens.targets)
     bar = tqdm(total=tokens.targets, desc=title, unit="tok", disable=not accelerator.is_main_process)
     pending: list[tuple[int, Tensor]] = []
-    with torch.inference_mode(), autocast(accelerator, config.precision):
+    with torch.inference_mode(), autocast(accelerator, config.precision), fastest_attention():
         for batch in batches(tokens.targets, config, accelerator.num_processes):
-            pending.append((batch[0].scored.start, batch_nats(forward, tokens, batch, config, accelerator)))
+            # The first and the last window have shapes of their own, not worth a compilation.
+            run = forward if is_regular(batch[0], config) else scored
+            pending.append((batch[0].scored.start, batch_nats(run, tokens, batch, config, accelerator)))
             bar.update(sum(len(window.scored) for window in batch))
     for first, nats in pending:
         ledger.post(first, nats.double().cpu())
     bar.close()
     return ledger
+
+
+def is_regular(window: Window, config: EvaluationConfig) -> bool:
+    """Say whether a window has the shape that nearly all have: full, with one stride of new targets."""
+    return window.length == config.window and len(window.scored) == config.stride
 
 
 def batches(targets: int, config: EvaluationConfig, processes: int) -> Iterator[list[Window]]:

@@ -25,6 +25,28 @@ class GridTensor(NamedTuple):
         return self.codes.float() * over_rows(self.scale, self.codes)
 
 
+class FakeGrid(NamedTuple):
+    """A grid that training rounds to: row scale ``max(|row|max / c, floor)``, codes ``lowest … c``.
+
+    scale_type: type the scale is rounded to, as the exporter does (PR 414's training kept float32, and -c - 1).
+    """
+
+    bits: int
+    scale_floor: float
+    lowest: int
+    scale_type: torch.dtype
+
+
+def straight_through(weight: Tensor, grid: FakeGrid) -> Tensor:
+    """Round a float32 matrix (rows, cols) to ``grid``; its gradient is that of the identity."""
+    with torch.no_grad():
+        c = largest_code(grid.bits)
+        scale = (weight.abs().amax(-1, keepdim=True) / c).clamp_min(grid.scale_floor)
+        scale = scale.to(grid.scale_type).to(weight.dtype)
+        offset = (weight / scale).round().clamp(grid.lowest, c) * scale - weight
+    return weight + offset
+
+
 def largest_code(bits: int) -> int:
     """Return ``c``, the largest code of a grid: 31 for 6 bits, 127 for 8."""
     return 2 ** (bits - 1) - 1

@@ -62,12 +62,12 @@ def unpack(frame: bytes, raw_limit: int = RAW_LIMIT) -> Weights:
     return _read_inner(raw)
 
 
-def write_record_file(path: Path, weights: Weights, codec: str = "zstd", level: int = 22) -> None:
+def write_frame_file(path: Path, frame: bytes) -> None:
     """Write ``model.safetensors``: one uint8 tensor that holds the frame."""
-    path.write_bytes(_outer_bytes(pack(weights, codec, level)))
+    path.write_bytes(_outer_bytes(frame))
 
 
-def read_record_file(path: Path) -> Weights:
+def read_frame_file(path: Path) -> Weights:
     """Read ``model.safetensors`` back; raises FormatError where it is not byte for byte a file that pgolf writes."""
     data = path.read_bytes()
     start = len(data) - len(MAGIC)

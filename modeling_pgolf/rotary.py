@@ -32,7 +32,12 @@ def rotary_tables(position_ids: Tensor, base: float, dims: int) -> tuple[Tensor,
     exponents = torch.arange(0, dims, 2, dtype=torch.float32, device=position_ids.device) / dims
     frequencies = 1.0 / (base**exponents)
     angles = position_ids[..., None].float() * frequencies
-    return angles.cos(), angles.sin()
+    return _stored(angles.cos()), _stored(angles.sin())
+
+
+def _stored(table: Tensor) -> Tensor:
+    """Make a compiler keep ``table`` in memory: fused into its readers, cosines would be taken again for every head."""
+    return torch.as_strided(table, table.shape, table.stride())
 
 
 def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -17,9 +17,11 @@ class QuantizationConfig:
     every row the same absolute step: it, not the clip search, decides the size of the file (FRONTIER 0.4).
     table_scale_floor: smallest step of the int8 tables.
     codec_level: effort of the byte codec; a low level is for tests.
+    fill_budget: search the floor instead: the smallest whose file fits the byte budget.
     """
 
     small_tensor_elements: int = 65_536
     matrix_scale_floor: float = 1 / 31
     table_scale_floor: float = 1 / 127
     codec_level: int = 22
+    fill_budget: bool = False

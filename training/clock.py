@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-COUNTED = ("step",)
+COUNTED = ("step", "replay")
 
 
 class Clock:

@@ -19,6 +19,40 @@ class EmaConfig:
 
 
 @dataclass(frozen=True)
+class QatConfig:
+    """Late quantisation-aware training: round matrices in the forward pass once the learning rate is low.
+
+    below_scale: starts at the first step whose learning-rate scale is under this. bits, scale_floor: the exporter's
+    grid. more_elements_than: a matrix with no more elements is exported in float16 and left alone. lowest_code,
+    half_scale: -31 and True are the exporter's; PR 414 trained on -32 and a float32 scale.
+    """
+
+    below_scale: float = 0.15
+    bits: int = 6
+    scale_floor: float = 1 / 31
+    more_elements_than: int = 65_536
+    lowest_code: int = -31
+    half_scale: bool = True
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Late training replay (PR 445).
+
+    below_scale: spans are remembered while the learning-rate scale is under this. spans: how many a process keeps.
+    epochs, lr_factor: passes over them, and the rate as a share of the peak. reserve_seconds: what the loop leaves of
+    the clock; after_clock: the published form, which replays when the clock is over and is not rankable.
+    """
+
+    below_scale: float = 0.2
+    spans: int = 100
+    epochs: int = 2
+    lr_factor: float = 0.1
+    reserve_seconds: float = 20.0
+    after_clock: bool = False
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """Settings of one training run.
 
@@ -49,12 +83,21 @@ class TrainingConfig:
     table_projections: Literal["muon", "adamw"] = "muon"
     momentum_warmup_steps: int = 1500
     ema: EmaConfig | None = EmaConfig()
+    qat: QatConfig | None = None
+    replay: ReplayConfig | None = None
     precision: Literal["bf16", "fp32"] = "bf16"
     compile: bool = True
     log_every: int = 10
     validate_every: int = 0
     checkpoint_every: int = 0
     keep_checkpoints: int = 2
+
+    @property
+    def loop_seconds(self) -> float | None:
+        """Seconds of the clock that the loop may use: all but the replay's reserve."""
+        if self.seconds is None or self.replay is None or self.replay.after_clock:
+            return self.seconds
+        return self.seconds - self.replay.reserve_seconds
 
     @property
     def step_tokens(self) -> int:

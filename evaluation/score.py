@@ -1,0 +1,17 @@
+"""The door of the score stage: ``accelerate launch evaluation/score.py RECIPE [overrides]``.
+
+Works from any directory, installed or not: the repository root, not this folder, comes first on the path, so that
+the sibling packages are the ones beside this file.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+    from pgolf.run import door
+
+    door("score", sys.argv[1:])
