@@ -164,9 +164,7 @@ class PGolfModel(PGolfPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        # The mask must see only positions that the caller gave: it takes them for packed documents, and a written-out
-        # mask costs a fused causal kernel more than half its speed.
-        packed = position_ids
+        packed = position_ids  # positions that the caller gives may describe packed documents
         if position_ids is None:
             position_ids = self._positions(attention_mask, input_ids, past)
         x = self._embed(input_ids, position_ids, past_key_values)
@@ -183,6 +181,11 @@ class PGolfModel(PGolfPreTrainedModel):
     def _causal_mask(self, attention_mask: Any, x: Tensor, cache: Cache | None, packed: Tensor | None) -> Tensor | None:
         if isinstance(attention_mask, dict):
             return attention_mask["full_attention"]
+        plain = attention_mask is None and packed is None and cache is None
+        if plain and self.config._attn_implementation != "flex_attention":
+            # Every back-end but flex is causal by itself. Under torch.compile transformers 5.17 would write a mask
+            # out all the same, and sdpa then takes 2.2 times as long (docs/LOG.md).
+            return None
         return create_causal_mask(
             config=self.config,
             inputs_embeds=x,

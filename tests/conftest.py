@@ -26,3 +26,26 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the shared reference data are not beside this checkout")
     return SHARED
+
+
+@pytest.fixture
+def tiny_config():
+    """Every feature of the 11-layer system at a size that trains in milliseconds."""
+    from modeling_pgolf.configuration_pgolf import PGolfConfig
+
+    return PGolfConfig(
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=96,
+        num_blocks=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        rotary_dims=4,
+        rotary_length=64,
+        max_position_embeddings=64,
+        xsa_layers=[2, 3],
+        value_embed_layers=[2, 3],
+        value_embed_dim=12,
+        bigram_buckets=61,
+        bigram_dim=12,
+    )

@@ -80,7 +80,8 @@ class Trainer:
         generator = torch.Generator().manual_seed(0)
         shape = (sequences, self.config.sequence_length)
         tokens = torch.randint(0, self.model.config.vocab_size, shape, generator=generator).to(self.accelerator.device)
-        self._backward(tokens, tokens, 1.0, synchronize=True)
+        # A clone: one tensor in both places would be compiled as a graph of its own.
+        self._backward(tokens, tokens.clone(), 1.0, synchronize=True)
 
     def scale(self) -> float:
         """Return the learning-rate scale of the next step, the same on every process."""

@@ -1,0 +1,181 @@
+"""The record: one folder with everything that is published of a run.
+
+It is the artifact with its evidence beside it, so the folder loads like any model of the Hub. Nothing is written
+before the manifests of the three stages chain: the checkpoint that was compressed, the artifact that was scored, one
+recipe and one corpus throughout.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from modeling_pgolf.errors import FormatError
+
+from .plots import bytes_figure, loss_figure, position_figure, save_figure
+from .recipe import Recipe, differences, load_recipe
+from .report import model_card, report_html, view
+from .stages import Facts, StageTable, counted_seconds, machine, read_facts, stage_table
+from .workdir import MANIFEST, RunFolder, building, check_outputs, file_hash, write_manifest, write_text
+
+WEIGHTS, CORPUS, RECIPE = "model.safetensors", "corpus.json", "recipe.json"
+
+
+def write_record(recipe: Recipe, run: RunFolder, author: str = "unknown", github_id: str = "unknown") -> Path:
+    """Write the record of a finished run and return its folder.
+
+    author, github_id: who submits; they are in no file of a run.
+    Raises FormatError where files or manifests do not chain, RecipeError where a stage has not run.
+    """
+    check_chain(recipe, run)
+    facts, table, events = read_facts(run), stage_table(recipe, run), read_events(run.log)
+    with building(run.record) as folder:
+        copy_evidence(run, facts, folder)
+        draw(run, facts, events, folder / "plots")
+        write_text(folder / "stages.json", json.dumps(asdict(table), indent=2, ensure_ascii=False) + "\n")
+        write_text(folder / "README.md", model_card(recipe, facts, table))
+        write_text(folder / "report.html", report_html(recipe, facts, table, folder / "plots"))
+        entry = submission(recipe, facts, table, author, github_id)
+        write_text(folder / "submission.json", json.dumps(entry, indent=2, ensure_ascii=False) + "\n")
+        inputs = {f"{part.name}/{MANIFEST}": file_hash(part / MANIFEST) for part in stage_folders(run)}
+        # The hash that the stages recorded: a later version of pgolf may write the same recipe with more fields.
+        recorded = facts.manifests["training"]["recipe_sha256"]
+        write_manifest(folder, "record", recipe, inputs, {}, recipe_sha256=recorded, stamp=table.stamp)
+    return run.record
+
+
+def stage_folders(run: RunFolder) -> tuple[Path, Path, Path]:
+    """Return the folders of training, quantization and evaluation."""
+    return run.checkpoint, run.artifact, run.scores
+
+
+def check_chain(recipe: Recipe, run: RunFolder) -> None:
+    """Raise FormatError unless the three stages belong to one run and no file of theirs was changed."""
+    changed = differences(load_recipe(run.path / RECIPE), recipe)
+    if changed:
+        field, recorded, asked = changed[0]
+        raise FormatError(f"the run was made with {field} = {recorded!r}, not {asked!r}; record it with its own recipe")
+    checkpoint, artifact, scores = (check_outputs(folder) for folder in stage_folders(run))
+    recipe_sha256 = file_hash(run.path / RECIPE)
+    for name, manifest in (("checkpoint", checkpoint), ("artifact", artifact), ("scores", scores)):
+        told = (f"{name}/{MANIFEST}", manifest["recipe_sha256"])
+        _same("the recipe", (f"this run's {RECIPE}", recipe_sha256), told, f"the stage of {name}")
+    _same(
+        f"checkpoint/{WEIGHTS}",
+        ("checkpoint/manifest.json", checkpoint["outputs"].get(WEIGHTS)),
+        ("artifact/manifest.json", artifact["inputs"].get(f"checkpoint/{WEIGHTS}")),
+        "export, then score",
+    )
+    _same(
+        f"artifact/{WEIGHTS}",
+        ("artifact/manifest.json", artifact["outputs"].get(WEIGHTS)),
+        ("scores/manifest.json", scores["inputs"].get(f"artifact/{WEIGHTS}")),
+        "score",
+    )
+    _same(
+        CORPUS,
+        ("checkpoint/manifest.json", checkpoint["inputs"].get(CORPUS)),
+        ("scores/manifest.json", scores["inputs"].get(CORPUS)),
+        "score, with the corpus of training",
+    )
+
+
+def _same(what: str, one: tuple[str, str | None], other: tuple[str, str | None], again: str) -> None:
+    """Compare what two manifests, each (whose, SHA-256), say of one thing; ``again`` names the stages to repeat."""
+    if one[1] is None or one[1] != other[1]:
+        raise FormatError(
+            f"{one[0]} and {other[0]} disagree on {what}: {one[1]} in one, {other[1]} in the other; run again: {again}"
+        )
+
+
+def read_events(log: Path) -> list[dict[str, Any]]:
+    """Read the training log; raises FormatError where it is missing, damaged or without a step."""
+    if not log.is_file():
+        raise FormatError(f"{log.name} is missing beside the checkpoint; put it back or train again")
+    events = []
+    for number, line in enumerate(log.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            events.append(json.loads(line))
+        except ValueError as error:
+            raise FormatError(f"line {number} of {log.name} is no JSON object ({error}); train again") from error
+    if not any(event["event"] == "step" for event in events):
+        raise FormatError(f"{log.name} reports no step; train again")
+    return events
+
+
+def copy_evidence(run: RunFolder, facts: Facts, folder: Path) -> None:
+    """Copy the artifact's own files, the log, scores, recipe and manifests into the record."""
+    for name in facts.manifests["quantization"]["outputs"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run.artifact / name, folder / name)
+    for source in (run.log, run.path / RECIPE, run.scores / "scores.json"):
+        shutil.copyfile(source, folder / source.name)
+    (folder / "manifests").mkdir()
+    for stage, home in zip(facts.manifests, stage_folders(run), strict=True):
+        shutil.copyfile(home / MANIFEST, folder / "manifests" / f"{stage}.json")
+
+
+def draw(run: RunFolder, facts: Facts, events: list[dict[str, Any]], folder: Path) -> None:
+    """Draw the plots into ``folder``."""
+    plain, sliding = facts.scores["plain"], facts.scores["sliding"]
+    with safe_open(run.scores / "nats.safetensors", framework="pt") as file:
+        nats = file.get_tensor("plain")
+    figures = {
+        "loss": loss_figure(events),
+        "bytes": bytes_figure(facts.sizes),
+        "position": position_figure(nats, plain["window"], plain["bytes"] / plain["targets"], sliding["bits_per_byte"]),
+    }
+    folder.mkdir()
+    for name, figure in figures.items():
+        save_figure(figure, folder, name)
+
+
+def submission(
+    recipe: Recipe, facts: Facts, table: StageTable, author: str = "unknown", github_id: str = "unknown"
+) -> dict[str, Any]:
+    """Return the challenge's ``submission.json``; what it has no key for stands under "pgolf".
+
+    Losses are nats per token, sizes bytes. Source: the records of openai/parameter-golf, ``records/*/submission.json``.
+    """
+    score, trained, shown = facts.scores["sliding"], facts.manifests["training"], view(recipe, facts, table)
+    blurb = (
+        f"{shown['parameters']:,} parameters in {recipe.model.num_blocks} blocks, {facts.metrics['steps']:,} steps of "
+        f"{recipe.training.step_tokens:,} tokens; mixed int6/int8 weights; scored on {shown['text']['name']} by "
+        f"windows of {score['window']} tokens, {score['stride']} new targets each."
+    )
+    # Stages that note when they finished date the record; older ones leave it to the day of writing.
+    finished = facts.manifests["evaluation"].get("finished") or datetime.now(UTC).date().isoformat()
+    return {
+        "author": author,
+        "github_id": github_id,
+        "name": recipe.name,
+        "blurb": f"{table.stamp}. {blurb}" if table.stamp else blurb,
+        "date": finished,
+        "val_loss": score["nats_per_token"],
+        "val_bpb": score["bits_per_byte"],
+        "pre_quant_val_loss": facts.metrics["validation_loss"],
+        "pre_quant_val_bpb": facts.metrics["validation_bpb"],
+        "bytes_total": facts.sizes["total_bytes"],
+        "bytes_code": facts.sizes["code_bytes"],
+        "seeds": [trained["seed"]],
+        "hardware": machine(trained["hardware"]),
+        "pytorch_version": trained["versions"]["torch"],
+        "pgolf": {
+            "track": recipe.track,
+            "stamp": table.stamp,
+            "recipe_sha256": trained["recipe_sha256"],
+            "commit": trained["commit"],
+            "parameters": shown["parameters"],
+            "steps": facts.metrics["steps"],
+            "training_seconds": counted_seconds(facts),
+            "evaluation_seconds": facts.seconds["sliding"],
+            "validation_text": shown["text"],
+            "checks": [asdict(check) for check in table.checks],
+        },
+    }

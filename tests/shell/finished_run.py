@@ -1,0 +1,102 @@
+"""A finished run from synthetic numbers, built by the functions that build real ones."""
+
+import json
+from dataclasses import asdict, replace
+
+import torch
+from safetensors.torch import save_file
+
+from evaluation.config import EvaluationConfig
+from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
+from pgolf.artifact import code_bytes, write_artifact
+from pgolf.corpus.build import CorpusConfig, TrainBpe
+from pgolf.corpus.embedded import EmbeddedProse
+from pgolf.recipe import ModelConfig, Recipe
+from pgolf.workdir import building, file_hash, open_run, write_manifest, write_text
+from quantization.compress import compress
+from quantization.config import QuantizationConfig
+from training.config import TrainingConfig
+
+WINDOW, TARGETS, BYTES = 16, 16 * 60 + 5, 2400
+CORPUS = {"corpus.json": "c" * 64}
+FACTS = {
+    "train": {"tokens": 5000, "documents": 9},
+    "validation": {"tokens": TARGETS + 1, "documents": 2, "utf8_bytes": BYTES},
+    "train_documents_dropped_as_validation_duplicates": 0,
+    "train_fingerprint": "0123456789abcdef",
+}
+
+
+def tiny_recipe(**changes):
+    recipe = Recipe(
+        name="tiny",
+        corpus=CorpusConfig(EmbeddedProse(), TrainBpe(vocab_size=64)),
+        model=ModelConfig(
+            vocab_size=64,
+            hidden_size=32,
+            intermediate_size=64,
+            num_blocks=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            rotary_dims=4,
+            rotary_length=WINDOW,
+            max_position_embeddings=WINDOW,
+            xsa_layers=[1],
+            bigram_buckets=32,
+            bigram_dim=8,
+            value_embed_layers=[1],
+            value_embed_dim=8,
+        ),
+        training=TrainingConfig(sequence_length=WINDOW, iterations=30),
+        quantization=QuantizationConfig(small_tensor_elements=64, codec_level=3),
+        evaluation=EvaluationConfig(window=WINDOW, stride=4),
+    )
+    return replace(recipe, **changes)
+
+
+def write_checkpoint(recipe, run, facts):
+    torch.manual_seed(0)
+    model = PGolfForCausalLM(recipe.model_config())
+    with building(run.checkpoint) as folder:
+        model.save_pretrained(folder)
+        metrics = {"train_loss": 3.0, "steps": 30, "validation_loss": 3.1, "validation_bpb": 1.8}
+        write_text(folder / "metrics.json", json.dumps(metrics))
+        write_manifest(folder, "training", recipe, CORPUS, {"compile": 1.0, "step": 12.5}, corpus=facts)
+    steps = [{"event": "step", "step": s, "train_loss": 4 - s / 30, "lr_scale": 1 - s / 30} for s in range(1, 31)]
+    events = [*steps, {"event": "validation", "step": 30, "validation_loss": 3.1, "validation_bpb": 1.8}]
+    run.log.write_text("".join(json.dumps(event) + "\n" for event in events))
+    return model
+
+
+def write_artifact_folder(recipe, run, model):
+    artifact = compress(model, recipe.quantization, recipe.budget.artifact_bytes)
+    with building(run.artifact) as folder:
+        write_artifact(folder, model, artifact, run.checkpoint)
+        code = code_bytes(folder)
+        sizes = {"total_bytes": code + (folder / "model.safetensors").stat().st_size, "code_bytes": code}
+        write_text(folder / "bytes.json", json.dumps({**sizes, "groups": [asdict(line) for line in artifact.ledger]}))
+        inputs = {"checkpoint/model.safetensors": file_hash(run.checkpoint / "model.safetensors")}
+        write_manifest(folder, "quantization", recipe, inputs, {"export": 0.5}, **sizes)
+
+
+def write_scores(recipe, run):
+    nats = 1.5 + torch.rand(TARGETS, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    scores = {}
+    for name, stride in (("plain", WINDOW), ("sliding", 4)):
+        total = float(nats.sum()) - (name == "sliding")
+        bits = total / 0.6931471805599453 / BYTES
+        scores[name] = {"bits_per_byte": bits, "nats_per_token": total / TARGETS, "targets": TARGETS, "bytes": BYTES}
+        scores[name] |= {"nats": total, "window": WINDOW, "stride": stride}
+    with building(run.scores) as folder:
+        save_file({"plain": nats, "sliding": nats.clone()}, folder / "nats.safetensors")
+        seconds = {"plain": 1.0, "sliding": 4.0}
+        write_text(folder / "scores.json", json.dumps({"scores": scores, "seconds": seconds}))
+        inputs = {"artifact/model.safetensors": file_hash(run.artifact / "model.safetensors"), **CORPUS}
+        write_manifest(folder, "evaluation", recipe, inputs, seconds)
+
+
+def finish(root, recipe, facts=FACTS):
+    run = open_run(root, None, recipe)
+    write_artifact_folder(recipe, run, write_checkpoint(recipe, run, facts))
+    write_scores(recipe, run)
+    return run
