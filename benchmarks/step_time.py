@@ -33,7 +33,7 @@ from training.trainer import Trainer
 
 @dataclass(frozen=True)
 class Arguments:
-    """out: folder for results. steps: optimiser steps of each variant. micro_batches: sequences of one pass, each tried."""
+    """out: folder for results. steps: steps of each variant. micro_batches: sequences of one pass, each tried."""
 
     out: Path
     steps: int = 30

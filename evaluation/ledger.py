@@ -56,7 +56,10 @@ class Ledger:
         if first + len(nats) > self.targets:
             raise LegalityError(f"targets up to {first + len(nats)} were posted; the stream has {self.targets}")
         if not torch.isfinite(nats).all() or (nats < 0).any():
-            raise LegalityError(f"nats of targets {first} to {first + len(nats)} are not finite and positive")
+            raise LegalityError(
+                f"nats of targets {first} to {first + len(nats) - 1} must be finite and not negative, found "
+                f"{nats.min().item():.3g} to {nats.max().item():.3g}"
+            )
         self._nats.append(nats.detach().to("cpu", torch.float64))
         self._posted += len(nats)
 

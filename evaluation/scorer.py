@@ -8,7 +8,7 @@ the processes by a fixed rule, and nats stay on the device until the end, so no 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from modeling_pgolf.attention import fastest_attention
 
@@ -27,7 +28,7 @@ from .windows import ValidationTokens, Window, sliding_windows, window_batch
 class ScoredNats(nn.Module):
     """Nats of the targets behind positions ``first … last - 1`` of each window."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
@@ -35,13 +36,17 @@ class ScoredNats(nn.Module):
         """Inputs and targets int64 (B, T) to float32 nats (B, last - first)."""
         hidden = self.model.model(input_ids=inputs, use_cache=False).last_hidden_state[:, first:last]
         logits = self.model.logits(hidden).float()
-        return F.cross_entropy(logits.flatten(0, 1), targets[:, first:last].flatten(), reduction="none").view(
-            len(inputs), -1
-        )
+        nats = F.cross_entropy(logits.flatten(0, 1), targets[:, first:last].flatten(), reduction="none")
+        # A nat is never negative; where a target is all but certain, float32 rounds to as little as -1e-6.
+        return nats.clamp_min(0.0).view(len(inputs), -1)
 
 
 def score(
-    model: nn.Module, tokens: ValidationTokens, config: EvaluationConfig, accelerator: Accelerator, title: str = "score"
+    model: PreTrainedModel,
+    tokens: ValidationTokens,
+    config: EvaluationConfig,
+    accelerator: Accelerator,
+    title: str = "score",
 ) -> Ledger:
     """Score every target of ``tokens`` once; the model's weights stand still. Shows a progress bar ``title``."""
     model.eval()
@@ -77,17 +82,20 @@ def batches(targets: int, config: EvaluationConfig, processes: int) -> Iterator[
 
 
 def batch_nats(
-    forward: nn.Module, tokens: ValidationTokens, batch: list[Window], config: EvaluationConfig, accelerator: Accelerator
+    forward: Callable[..., Tensor],
+    tokens: ValidationTokens,
+    batch: list[Window],
+    config: EvaluationConfig,
+    accelerator: Accelerator,
 ) -> Tensor:
     """Return the nats of all windows of a batch in stream order, float32 (Σ scored,), the same on every process."""
     share = -(-len(batch) // accelerator.num_processes)
     own = batch[accelerator.process_index * share :][:share]
     padded = (own + batch[:1] * share)[:share]
     inputs, targets = window_batch(tokens, padded, config.window)
-    nats = forward(
-        inputs.to(accelerator.device), targets.to(accelerator.device), batch[0].first, batch[0].length
-    )
-    return accelerator.gather(nats)[: len(batch)].flatten()
+    nats = forward(inputs.to(accelerator.device), targets.to(accelerator.device), batch[0].first, batch[0].length)
+    gathered: Tensor = accelerator.gather(nats)
+    return gathered[: len(batch)].flatten()
 
 
 def autocast(accelerator: Accelerator, precision: str) -> torch.autocast:

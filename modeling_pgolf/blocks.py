@@ -41,8 +41,10 @@ class Block(GradientCheckpointingLayer):
         mix = self.resid_mix.to(x.dtype)
         u = mix[0] * x + mix[1] * x0
         branch_input = self.branch_scale * rms_norm(u, self.eps)
+        attended: Tensor
         attended, _ = self.self_attn(branch_input, rotary, **kwargs)
         x = u + self.attn_scale.to(x.dtype) * attended
         if not self.parallel:
             branch_input = self.branch_scale * rms_norm(x, self.eps)
-        return x + self.mlp_scale.to(x.dtype) * self.mlp(branch_input)
+        x = x + self.mlp_scale.to(x.dtype) * self.mlp(branch_input)
+        return x

@@ -28,7 +28,7 @@ def bigram_ids(tokens: Tensor, previous: Tensor, follows: Tensor, buckets: int) 
     """
     last = buckets - 1
     mixed = (CURRENT_MULTIPLIER * tokens) ^ (PREVIOUS_MULTIPLIER * previous)
-    # The reference multiplies in signed 32-bit integers; a remainder by at least one bucket keeps that for any vocabulary.
+    # The reference multiplies in signed 32-bit integers.
     wrapped = mixed.to(torch.int32).to(torch.int64)
     return torch.where(follows, wrapped % max(last, 1), last)
 

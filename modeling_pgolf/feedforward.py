@@ -22,4 +22,5 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the branch output, before its gain."""
         hidden = F.leaky_relu(self.up_proj(x), self.negative_slope)
-        return self.down_proj(hidden * hidden)
+        out: Tensor = self.down_proj(hidden * hidden)
+        return out

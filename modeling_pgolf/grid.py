@@ -49,7 +49,7 @@ def straight_through(weight: Tensor, grid: FakeGrid) -> Tensor:
 
 def largest_code(bits: int) -> int:
     """Return ``c``, the largest code of a grid: 31 for 6 bits, 127 for 8."""
-    return 2 ** (bits - 1) - 1
+    return (1 << (bits - 1)) - 1
 
 
 def over_rows(scale: Tensor, like: Tensor) -> Tensor:

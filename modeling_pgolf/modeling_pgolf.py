@@ -17,22 +17,19 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention import Attention, eager_attention
+from .attention import Attention
 from .blocks import Block
 from .configuration_pgolf import PGolfConfig
 from .embeddings import BIGRAM_SCALE, VALUE_SCALE, VALUE_TABLE_STD, ProjectedTable, bigram_ids
 from .gates import SmearGate
+from .initial_weights import init_module
 from .norms import rms_norm
 from .program import layer_program, skip_rows
 from .quantization_pgolf import register_quantizer
 from .rotary import rotary_tables, stretched_base
-
-# A matrix gets an orthogonal start where both sides are at least this long; smaller ones keep torch's default.
-ORTHOGONAL_SIDE = 64
 
 register_quantizer()
 
@@ -54,25 +51,8 @@ class PGolfPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, Attention):
-            for linear in (module.q_proj, module.k_proj, module.v_proj):
-                init_matrix(linear.weight)
-            init.zeros_(module.o_proj.weight)
-            init.constant_(module.q_gain, self.config.q_gain_init)
-        elif isinstance(module, Block):
-            init_matrix(module.mlp.up_proj.weight)
-            init.zeros_(module.mlp.down_proj.weight)
-            init.ones_(module.attn_scale)
-            init.ones_(module.mlp_scale)
-            init.copy_(module.resid_mix, torch.stack((torch.ones_like(module.attn_scale), torch.zeros_like(module.attn_scale))))
-        elif isinstance(module, ProjectedTable):
-            init.normal_(module.embed.weight, std=module.table_std)
-            init.constant_(module.scale, module.initial_scale)
-            if module.proj is not None:
-                init_matrix(module.proj.weight, gain=self.config.table_proj_init_gain)
-        elif isinstance(module, SmearGate):
-            init.zeros_(module.gate)
-        elif isinstance(module, PGolfModel):
+        init_module(module, self.config)
+        if isinstance(module, PGolfModel):
             std = self.config.embed_init_std if self.config.tie_word_embeddings else 1.0
             init.normal_(module.embed_tokens.weight, std=std)
             module.init_stream_weights()
@@ -83,15 +63,6 @@ class PGolfPreTrainedModel(PreTrainedModel):
         """Save an ordinary float model with its code, loadable by every Auto class named in ``AUTO_MAP``."""
         self.config.auto_map = dict(AUTO_MAP)
         return super().save_pretrained(save_directory, **kwargs)
-
-
-def init_matrix(weight: Tensor, gain: float = 1.0) -> None:
-    """Start a matrix orthogonal, or uniform as torch's linear layers do where a side is short. Source: SPEC-11L 1.2."""
-    if min(weight.shape) >= ORTHOGONAL_SIDE:
-        init.orthogonal_(weight, gain=gain)
-    else:
-        bound = weight.shape[1] ** -0.5
-        init.uniform_(weight, -bound, bound)
 
 
 class PGolfModel(PGolfPreTrainedModel):
@@ -114,7 +85,9 @@ class PGolfModel(PGolfPreTrainedModel):
             if config.value_embed_layers
             else None
         )
-        self.value_embed_scales = nn.Parameter(torch.empty(len(config.value_embed_layers))) if self.value_embed else None
+        self.value_embed_scales = (
+            nn.Parameter(torch.empty(len(config.value_embed_layers))) if self.value_embed else None
+        )
         self.skip_weights = nn.Parameter(torch.empty(rows, width)) if rows else None
         self.skip_gates = nn.Parameter(torch.empty(rows, width)) if rows and config.skip_gates else None
         self.layers = nn.ModuleList([Block(config, layer) for layer in range(config.num_blocks)])
@@ -180,19 +153,21 @@ class PGolfModel(PGolfPreTrainedModel):
 
     def _causal_mask(self, attention_mask: Any, x: Tensor, cache: Cache | None, packed: Tensor | None) -> Tensor | None:
         if isinstance(attention_mask, dict):
-            return attention_mask["full_attention"]
+            full: Tensor | None = attention_mask["full_attention"]
+            return full
         plain = attention_mask is None and packed is None and cache is None
         if plain and self.config._attn_implementation != "flex_attention":
             # Every back-end but flex is causal by itself. Under torch.compile transformers 5.17 would write a mask
             # out all the same, and sdpa then takes 2.2 times as long (docs/LOG.md).
             return None
-        return create_causal_mask(
+        mask: Tensor | None = create_causal_mask(
             config=self.config,
             inputs_embeds=x,
             attention_mask=attention_mask,
             past_key_values=cache,
             position_ids=packed,
         )
+        return mask
 
     def _embed(self, input_ids: Tensor, position_ids: Tensor, cache: Cache | None) -> Tensor:
         """Token, bigram, norm and smear: the stream x0 (B, T, D) in the compute type."""
@@ -210,7 +185,8 @@ class PGolfModel(PGolfPreTrainedModel):
 
     def _run(self, x: Tensor, input_ids: Tensor, position_ids: Tensor, past: int | Tensor, **kwargs: Any) -> Tensor:
         """Visit the blocks in program order; returns the normed stream (B, T, D)."""
-        config, x0, kept = self.config, x, []
+        config, x0 = self.config, x
+        kept: list[Tensor] = []
         length = config.rotary_length or int(past) + x.shape[1]
         base = stretched_base(config.rotary_base, length, config.rotary_trained_length, config.rotary_width)
         rotary = rotary_tables(position_ids, base, config.rotary_width)
@@ -219,7 +195,7 @@ class PGolfModel(PGolfPreTrainedModel):
             if visit.skip is not None:
                 x = self._blend_skip(x, kept.pop(), visit.skip)
             value = None
-            if visit.block in config.value_embed_layers:
+            if shared is not None and self.value_embed_scales is not None and visit.block in config.value_embed_layers:
                 place = config.value_embed_layers.index(visit.block)
                 value = shared * self.value_embed_scales[place].to(x.dtype)
             x = self.layers[visit.block](x, x0, rotary, value_embedding=value, cache_idx=slot, **kwargs)
@@ -228,6 +204,7 @@ class PGolfModel(PGolfPreTrainedModel):
         return rms_norm(x, config.rms_norm_eps)
 
     def _blend_skip(self, x: Tensor, skip: Tensor, row: int) -> Tensor:
+        assert self.skip_weights is not None
         weighted = self.skip_weights[row].to(x.dtype) * skip
         if self.skip_gates is None:
             return x + weighted

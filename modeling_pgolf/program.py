@@ -34,7 +34,7 @@ def visiting_order(blocks: int, loop_start: int, loop_end: int, loop_passes: int
 def layer_program(order: list[int]) -> tuple[Visit, ...]:
     """Turn a visiting order into visits with their skips.
 
-    The first ``len(order) // 2`` visits are the encoder. Decoder visit ``j`` reads skip row ``j`` while the stack lasts.
+    The first ``len(order) // 2`` visits are the encoder; decoder visit ``j`` reads skip row ``j`` while it lasts.
     """
     encoder = len(order) // 2
     rows = skip_rows(order)

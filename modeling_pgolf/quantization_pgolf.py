@@ -91,7 +91,7 @@ def _header_bytes(codec: str, raw_bytes: int, sha256: str) -> bytes:
 
 def _read_header(data: bytes) -> dict[str, Any]:
     try:
-        fields = json.loads(data)
+        fields: dict[str, Any] = json.loads(data)
         canonical = _header_bytes(fields["codec"], fields["raw_bytes"], fields["sha256"])
     except (ValueError, KeyError, TypeError) as error:
         raise FormatError(f"the frame header cannot be read: {error!r}") from error

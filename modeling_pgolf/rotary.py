@@ -9,6 +9,8 @@ A configuration that fixes ``rotary_length`` has one base for every call, which 
 Source: partial RoPE, PR 315; length-dependent base (NTK), PR 414; SPEC-11L 1.7.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ def stretched_base(base: float, length: int, trained_length: int, dims: int) -> 
             f"rotary_dims=2 has no stretched base, and {length} positions were asked for with "
             f"rotary_trained_length={trained_length}; use rotary_dims of at least 4 or a longer trained length"
         )
-    return base * (length / trained_length) ** (dims / (dims - 2))
+    return base * math.pow(length / trained_length, dims / (dims - 2))
 
 
 def rotary_tables(position_ids: Tensor, base: float, dims: int) -> tuple[Tensor, Tensor]:

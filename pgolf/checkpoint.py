@@ -39,7 +39,9 @@ class FolderCheckpoints:
             with building(self.folder / f"step-{step:08d}") as scratch:
                 write_state(scratch, state)
         except OSError as error:
-            raise TrainingError(f"the state of step {step} could not be written ({error}); older states are kept") from error
+            raise TrainingError(
+                f"the state of step {step} could not be written ({error}); older states are kept"
+            ) from error
         for old in self._stored()[: -self.keep]:
             shutil.rmtree(old)
 
@@ -68,7 +70,9 @@ def read_state(folder: Path) -> dict[str, Any]:
         tensors = safetensors.torch.load_file(folder / TENSORS)
         state: dict[str, Any] = _fill(json.loads((folder / TREE).read_text()), tensors)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise TrainingError(f"the training state {folder} is damaged ({error}); remove it to resume from an older") from error
+        raise TrainingError(
+            f"the training state {folder} is damaged ({error}); remove it to resume from an older"
+        ) from error
     return state
 
 

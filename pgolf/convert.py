@@ -47,16 +47,16 @@ SYSTEMS: dict[str, Settings] = {
 UNSUPPORTED = ("dtg", "mtp_num_heads", "gated_attention", "value_residual")
 
 # Settings of the scripts that shape no weight: accepted, so that a whole dump can be given.
-NOT_ARCHITECTURE = frozenset(
-    """adam_eps adam_wd beta1 beta2 data_path ema_decay ema_enabled embed_lr eval_seq_len eval_stride
-    grad_clip_norm head_lr iterations late_qat_threshold lawa_enabled lawa_freq lawa_k matrix_lr max_wallclock_seconds
-    muon_backend_steps muon_beta2 muon_momentum muon_momentum_warmup_start muon_momentum_warmup_steps muon_wd
-    qat_enabled run_id scalar_lr seed swa_enabled swa_every tied_embed_lr tokenizer_path train_batch_tokens train_files
-    train_log_every train_seq_len ttt_batch_seqs ttt_burst_enabled ttt_burst_epochs ttt_burst_lr_factor
-    ttt_burst_steps ttt_burst_trigger ttt_chunk_tokens ttt_enabled ttt_epochs ttt_freeze_blocks ttt_grad_clip ttt_lr
-    ttt_momentum val_batch_size val_files val_loss_every warmdown_iters warmup_steps gptq_calib_batches
-    gptq_block_size target_mb compressor""".split()
-)
+NOT_ARCHITECTURE = """
+    adam_eps adam_wd beta1 beta2 data_path ema_decay ema_enabled embed_lr eval_seq_len eval_stride
+    grad_clip_norm head_lr iterations late_qat_threshold lawa_enabled lawa_freq lawa_k matrix_lr
+    max_wallclock_seconds muon_backend_steps muon_beta2 muon_momentum muon_momentum_warmup_start
+    muon_momentum_warmup_steps muon_wd qat_enabled run_id scalar_lr seed swa_enabled swa_every tied_embed_lr
+    tokenizer_path train_batch_tokens train_files train_log_every train_seq_len ttt_batch_seqs ttt_burst_enabled
+    ttt_burst_epochs ttt_burst_lr_factor ttt_burst_steps ttt_burst_trigger ttt_chunk_tokens ttt_enabled
+    ttt_epochs ttt_freeze_blocks ttt_grad_clip ttt_lr ttt_momentum val_batch_size val_files val_loss_every
+    warmdown_iters warmup_steps gptq_calib_batches gptq_block_size target_mb compressor
+"""
 
 # Reference name (a pattern) to ours; {i} is a block index.
 NAMES = {
@@ -99,9 +99,11 @@ def configuration(system: str, settings: Settings) -> PGolfConfig:
     if system not in SYSTEMS:
         raise RecipeError(f"system {system!r} is not one of {', '.join(SYSTEMS)}")
     for name in settings:
-        if name not in PR414 and name not in NOT_ARCHITECTURE:
-            near = difflib.get_close_matches(name, [*PR414, *NOT_ARCHITECTURE], n=1)
-            raise RecipeError(f"unknown setting {name!r} of system {system}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        if name not in PR414 and name not in NOT_ARCHITECTURE.split():
+            near = difflib.get_close_matches(name, [*PR414, *NOT_ARCHITECTURE.split()], n=1)
+            raise RecipeError(
+                f"unknown setting {name!r} of system {system}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
     s = SYSTEMS[system] | {name: value for name, value in settings.items() if name in PR414}
     on = [name for name in UNSUPPORTED if s[name]]
     if on:

@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import runpy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,7 +45,7 @@ else:
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """The limits of the game: bytes of code and weights, seconds of training and of evaluation. Source: LEGALITY B1-B3."""
+    """The limits of the game: bytes of code and weights, seconds of training and evaluation. Source: LEGALITY B1-B3."""
 
     artifact_bytes: int = 16_000_000
     training_seconds: float = 600.0
@@ -144,8 +144,3 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = inner
     return flat
-
-
-def renamed(recipe: Recipe, name: str) -> Recipe:
-    """Return the recipe under another name."""
-    return replace(recipe, name=name)

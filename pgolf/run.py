@@ -39,6 +39,8 @@ from .artifact import OUTER_BYTES, WEIGHTS, code_bytes, write_loader
 from .checkpoint import FolderCheckpoints
 from .corpus.build import Corpus, build_corpus, describe
 from .recipe import Recipe, load_recipe, with_overrides
+from .record import write_record
+from .stages import as_text, stage_table
 from .workdir import RunFolder, building, check_outputs, file_hash, open_run, write_manifest, write_text
 
 
@@ -96,7 +98,7 @@ def train(job: Job, run: RunFolder) -> None:
     model = PGolfForCausalLM(recipe.model_config())
     tokens = validation_tokens(corpus)
 
-    def validate(current: torch.nn.Module) -> dict[str, float]:
+    def validate(current: PreTrainedModel) -> dict[str, float]:
         return plain_score(current, tokens, corpus, recipe, accelerator)
 
     main = accelerator.is_main_process
@@ -115,14 +117,16 @@ def train(job: Job, run: RunFolder) -> None:
         with building(run.checkpoint) as folder:
             model.save_pretrained(folder)
             corpus.tokenizer.save_pretrained(folder)
-            write_text(folder / "metrics.json", json.dumps({"train_loss": trained.train_loss, "steps": trained.steps, **final}))
+            write_text(
+                folder / "metrics.json", json.dumps({"train_loss": trained.train_loss, "steps": trained.steps, **final})
+            )
             write_manifest(
                 folder, "training", recipe, inputs=corpus_hashes(corpus), seconds=trained.seconds, corpus=corpus.facts
             )
 
 
 def plain_score(
-    model: torch.nn.Module, tokens: ValidationTokens, corpus: Corpus, recipe: Recipe, accelerator: Accelerator
+    model: PreTrainedModel, tokens: ValidationTokens, corpus: Corpus, recipe: Recipe, accelerator: Accelerator
 ) -> dict[str, float]:
     """Score a model in memory on disjoint windows of the training length."""
     length = recipe.training.sequence_length
@@ -187,7 +191,8 @@ def score_artifact(job: Job, run: RunFolder) -> None:
         with building(run.scores) as folder:
             save_file(nats, folder / "nats.safetensors")
             write_text(folder / "scores.json", json.dumps({"scores": results, "seconds": seconds}, indent=2) + "\n")
-            inputs = {"artifact/model.safetensors": manifest["outputs"]["model.safetensors"], **corpus_hashes(corpus)}
+            artifact = {f"artifact/{name}": sha for name, sha in manifest["outputs"].items()}
+            inputs = {**artifact, **corpus_hashes(corpus)}
             write_manifest(folder, "evaluation", recipe, inputs, seconds)
         print(f"BPB: {results['plain']['bits_per_byte']:.4f} plain, {results['sliding']['bits_per_byte']:.4f} sliding")
 
@@ -209,6 +214,14 @@ def describe_score(result: Score, config: EvaluationConfig) -> dict[str, Any]:
         "window": config.window,
         "stride": config.stride,
     }
+
+
+def record(job: Job) -> None:
+    """Collect the run into ``record/`` and print the stage table and where the record lies."""
+    run = open_run(job.place.root, job.place.run, job.recipe)
+    folder = write_record(job.recipe, run)
+    print(as_text(stage_table(job.recipe, run)))
+    print(f"record: {folder}")
 
 
 STAGES: dict[str, Callable[[Job, RunFolder], None]] = {"train": train, "export": export, "score": score_artifact}

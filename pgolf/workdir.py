@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch
 
 from modeling_pgolf.errors import FormatError, RecipeError
 
-from .recipe import Recipe, recipe_hash, recipe_json
+from .recipe import Recipe, parse_recipe, recipe_hash, recipe_json
 
 MANIFEST = "manifest.json"
 # Packages whose version can change a number.
@@ -73,7 +74,7 @@ def open_run(root: Path, run: str | None, recipe: Recipe) -> RunFolder:
     folder = root / "runs" / (run or recipe.name)
     kept = folder / "recipe.json"
     if kept.exists():
-        if kept.read_text() != recipe_json(recipe):
+        if parse_recipe(kept.read_text()) != recipe:
             raise RecipeError(
                 f"{folder} holds a run of another recipe or other overrides; give this one its own --run NAME, "
                 "or remove that folder"
@@ -124,8 +125,10 @@ def write_manifest(
         "inputs": inputs,
         "outputs": file_hashes(folder),
         "seconds": seconds,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
         "hardware": hardware(),
         **facts,
     }
@@ -153,7 +156,9 @@ def check_outputs(folder: Path) -> dict[str, Any]:
 
 def file_hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file below ``folder``, its own manifest left out."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST and "__pycache__" not in p.parts)
+    files = sorted(
+        p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST and "__pycache__" not in p.parts
+    )
     return {str(p.relative_to(folder)): file_hash(p) for p in files}
 
 

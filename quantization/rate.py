@@ -29,7 +29,9 @@ BISECTIONS = 12
 ATTEMPTS = 6
 
 
-def fitted_config(state: dict[str, Tensor], config: QuantizationConfig, frame_bytes: float, fixed: int) -> QuantizationConfig:
+def fitted_config(
+    state: dict[str, Tensor], config: QuantizationConfig, frame_bytes: float, fixed: int
+) -> QuantizationConfig:
     """Return ``config`` with the smallest ``matrix_scale_floor`` whose predicted frame is under ``frame_bytes``.
 
     fixed: bytes of everything in the frame that is not a matrix code.
@@ -55,4 +57,6 @@ def predicted_bytes(matrices: list[Tensor], scales: list[Tensor], floor: float) 
 
 def fixed_bytes(weights: Weights) -> int:
     """Return the bytes of a frame that holds only what is not a matrix."""
-    return len(pack({n: w for n, w in weights.items() if not (isinstance(w, GridTensor) and w.bits == MATRIX_BITS)}, level=3))
+    return len(
+        pack({n: w for n, w in weights.items() if not (isinstance(w, GridTensor) and w.bits == MATRIX_BITS)}, level=3)
+    )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from accelerate import Accelerator
-from torch import nn
+from transformers import PreTrainedModel
 
 from modeling_pgolf.attention import fastest_attention
 
@@ -23,7 +23,7 @@ from .replay import ReplayBuffer
 from .telemetry import Log, Telemetry
 from .trainer import Trainer
 
-Validate = Callable[[nn.Module], dict[str, float]]
+Validate = Callable[[PreTrainedModel], dict[str, float]]
 
 
 class Checkpoints(Protocol):
@@ -46,7 +46,7 @@ class Trained:
 
 
 def fit(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokens: TrainTokens,
     config: TrainingConfig,
     accelerator: Accelerator,
@@ -115,7 +115,9 @@ def run_replay(trainer: Trainer, replay: ReplayBuffer) -> None:
             losses.append(trainer.replay_step(inputs, targets))
             steps += 1
     planned = config.epochs * len(replay.spans)
-    trainer.telemetry.event("replay", steps=steps, planned=planned, train_loss=losses[-1], after_clock=config.after_clock)
+    trainer.telemetry.event(
+        "replay", steps=steps, planned=planned, train_loss=losses[-1], after_clock=config.after_clock
+    )
 
 
 def _due(step: int, every: int) -> bool:

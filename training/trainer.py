@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from modeling_pgolf.errors import TrainingError
 
@@ -46,10 +47,16 @@ class Trainer:
     """One run. ``fit`` is the way in."""
 
     def __init__(
-        self, model: nn.Module, tokens: TrainTokens, config: TrainingConfig, accelerator: Accelerator, telemetry: Telemetry
+        self,
+        model: PreTrainedModel,
+        tokens: TrainTokens,
+        config: TrainingConfig,
+        accelerator: Accelerator,
+        telemetry: Telemetry,
     ) -> None:
         self.config, self.accelerator, self.telemetry = config, accelerator, telemetry
         self.model = model.to(accelerator.device)
+        self.vocab_size = model.config.vocab_size
         loss = NextTokenLoss(self.model)
         graph = torch.compile(loss, dynamic=False) if config.compile else loss
         self.forward = accelerator.prepare_model(graph)
@@ -79,7 +86,7 @@ class Trainer:
     def _warm_pass(self, sequences: int) -> None:
         generator = torch.Generator().manual_seed(0)
         shape = (sequences, self.config.sequence_length)
-        tokens = torch.randint(0, self.model.config.vocab_size, shape, generator=generator).to(self.accelerator.device)
+        tokens = torch.randint(0, self.vocab_size, shape, generator=generator).to(self.accelerator.device)
         # A clone: one tensor in both places would be compiled as a graph of its own.
         self._backward(tokens, tokens.clone(), 1.0, synchronize=True)
 

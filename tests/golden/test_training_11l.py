@@ -34,8 +34,12 @@ class Run:
         self.golden, self.system = golden, system
         self.facts = json.loads((golden / "e2e.meta.json").read_text())["runs"][system]
         env = self.facts["env"]
-        settings = {name.lower(): value for name, value in env.items() if name.lower() not in ("muon_momentum_warmup_steps",)}
-        settings = {k: v for k, v in settings.items() if k not in ("ttt_burst_epochs", "ttt_burst_steps", "ttt_burst_lr_factor")}
+        settings = {
+            name.lower(): value for name, value in env.items() if name.lower() not in ("muon_momentum_warmup_steps",)
+        }
+        settings = {
+            k: v for k, v in settings.items() if k not in ("ttt_burst_epochs", "ttt_burst_steps", "ttt_burst_lr_factor")
+        }
         self.config = TrainingConfig(
             iterations=env["ITERATIONS"],
             seconds=None,

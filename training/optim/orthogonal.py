@@ -28,4 +28,5 @@ def orthogonalize(stack: Tensor, dtype: torch.dtype) -> Tensor:
     for _ in range(STEPS):
         gram = X @ X.mT
         X = A * X + (B * gram + C * (gram @ gram)) @ X
-    return X.mT if tall else X
+    result: Tensor = X.mT if tall else X
+    return result

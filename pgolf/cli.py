@@ -1,0 +1,136 @@
+"""The ``pgolf`` command: one verb a stage, and the tools around them.
+
+``pgolf run RECIPE`` is the whole road. A stage verb prints and becomes the launch command that it stands for, so what
+works here works from a script.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional, subcommand
+
+from modeling_pgolf.errors import PGolfError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of RECIPE; more arguments: --root DIR, --run NAME, overrides like --training.iterations 100."""
+
+    recipe: Positional[Path]
+
+
+@dataclass(frozen=True)
+class Diff:
+    """The fields in which two recipes differ."""
+
+    one: Positional[Path]
+    other: Positional[Path]
+
+
+@dataclass(frozen=True)
+class Convert:
+    """A checkpoint of a reference script becomes a Hugging Face folder.
+
+    checkpoint: state dict, .safetensors or .pt. system: the pull request it is from. settings: its hyper-parameters,
+    a JSON object of lower-case names. out: the folder to write.
+    """
+
+    checkpoint: Positional[Path]
+    system: str
+    out: Path
+    settings: Path | None = None
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Check the installation: versions, sibling packages, GPUs, the compiler."""
+
+
+VERBS: dict[str, tuple[Any, str]] = {
+    "run": (Stage, "All stages: corpus, train, export, score, record."),
+    "corpus": (Stage, "Build the recipe's token shards, tokenizer and byte table."),
+    "train": (Stage, "Train; resumes from the newest state of the run."),
+    "export": (Stage, "Compress the checkpoint into one file."),
+    "score": (Stage, "Score the artifact, plainly and by sliding windows."),
+    "record": (Stage, "Collect everything into a folder that can be published."),
+    "diff": (Diff, "Show the fields in which two recipes differ."),
+    "convert": (Convert, "Turn a reference checkpoint into a Hugging Face folder."),
+    "doctor": (Doctor, "Check the installation."),
+}
+STAGE_VERBS = tuple(verb for verb, (kind, _) in VERBS.items() if kind is Stage)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; exits with status 1 and one line on errors that pgolf raises on purpose."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        run_verb(arguments)
+    except PGolfError as error:
+        print(f"pgolf: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def run_verb(arguments: list[str]) -> None:
+    """Parse the verb and do it."""
+    if len(arguments) > 1 and arguments[0] in STAGE_VERBS and not arguments[1].startswith("-"):
+        run_stage(arguments[0], Path(arguments[1]), arguments[2:])
+        return
+    kinds = [Annotated[kind, subcommand(name=verb, description=text)] for verb, (kind, text) in VERBS.items()]
+    commands: Any = functools.reduce(operator.or_, kinds)
+    command: Any = tyro.cli(commands, args=arguments, prog="pgolf")
+    if isinstance(command, Diff):
+        show_diff(command)
+    elif isinstance(command, Convert):
+        convert_checkpoint(command)
+    elif isinstance(command, Doctor):
+        from .doctor import examine
+
+        examine()
+
+
+def run_stage(verb: str, recipe: Path, rest: list[str]) -> None:
+    """Do one stage, or all of them."""
+    # Imported here: torch and transformers take seconds, and help and diff do without them.
+    from . import run
+    from .launch import DOORS, replace_process, run_and_wait
+
+    job = run.parse_job(recipe, rest)  # bad overrides fail here, before anything is launched
+    if verb in DOORS:
+        replace_process(verb, [str(recipe), *rest])
+    elif verb == "corpus":
+        print(run.open_job_corpus(job).folder)
+    elif verb == "record":
+        run.record(job)
+    else:
+        run.open_job_corpus(job)
+        for stage in DOORS:
+            run_and_wait(stage, [str(recipe), *rest])
+        run.record(job)
+
+
+def show_diff(command: Diff) -> None:
+    """Print the fields in which two recipes differ."""
+    from .recipe import differences, load_recipe
+
+    for name, one, other in differences(load_recipe(command.one), load_recipe(command.other)):
+        print(f"{name}: {one!r} -> {other!r}")
+
+
+def convert_checkpoint(command: Convert) -> None:
+    """Convert a reference checkpoint."""
+    from .convert import convert, read_settings
+
+    settings = read_settings(command.settings) if command.settings else {}
+    convert(command.checkpoint, command.system, settings, command.out)
+    print(f"wrote {command.out}; AutoModelForCausalLM.from_pretrained reads it with trust_remote_code=True")
+
+
+if __name__ == "__main__":
+    main()
