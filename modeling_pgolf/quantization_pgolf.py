@@ -20,7 +20,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from .codecs import decode, encode
+from .byte_codecs import decode, encode
 from .errors import FormatError
 from .grid import GridTensor, largest_code
 

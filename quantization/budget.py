@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modeling_pgolf.codecs import encode
+from modeling_pgolf.byte_codecs import encode
 from modeling_pgolf.errors import BudgetError
 from modeling_pgolf.grid import GridTensor
 from modeling_pgolf.quantization_pgolf import Weights
