@@ -61,6 +61,13 @@ def fastest_attention() -> AbstractContextManager[None]:
     return context
 
 
+def causal_rows(length: int, queries: slice, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the additive causal mask (1, 1, S, T) of the positions ``queries`` over ``length`` positions."""
+    positions = torch.arange(length, device=device)
+    hidden = positions > positions[queries, None]
+    return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill(hidden, torch.finfo(dtype).min)[None, None]
+
+
 def exclude_own_value(y_BTHh: Tensor, v_BTKh: Tensor) -> Tensor:
     """Remove from each head's output its component along the value of its own position (XSA)."""
     B, T, K, h = v_BTKh.shape
@@ -94,19 +101,26 @@ class Attention(nn.Module):
         attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         cache_idx: int = 0,
+        queries: slice | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the branch output (B, T, D) and, with the eager back-end, the attention weights (B, H, T, S).
 
         rotary: cos and sin (B, T, R/2). value_embedding: (B, T, K·h), added to the values. cache_idx: the cache
-        slot of this visit (a block that is visited twice has two).
+        slot of this visit (a block that is visited twice has two). queries: the only positions to return.
         """
         B, T, _ = x.shape
         eps = self.config.rms_norm_eps
+        asked, asked_rotary = x, rotary
+        if queries is not None:
+            asked, asked_rotary = x[:, queries], (rotary[0][:, queries], rotary[1][:, queries])
+            attention_mask = causal_rows(T, queries, x.dtype, x.device)
         values = self.v_proj(x)
         if value_embedding is not None:
             values = values + value_embedding
-        q = rotate(rms_norm(self.q_proj(x).view(B, T, -1, self.head_dim), eps), *rotary)
+        q = rotate(
+            rms_norm(self.q_proj(asked).view(B, -1, self.config.num_attention_heads, self.head_dim), eps), *asked_rotary
+        )
         k = rotate(rms_norm(self.k_proj(x).view(B, T, -1, self.head_dim), eps), *rotary)
         v = values.view(B, T, -1, self.head_dim)
         q = q * self.q_gain.to(q.dtype)[:, None]
@@ -118,5 +132,5 @@ class Attention(nn.Module):
             self, q.transpose(1, 2), keys, memory, attention_mask, scaling=self.head_dim**-0.5, dropout=0.0, **kwargs
         )
         if self.exclusive:
-            y = exclude_own_value(y, v)
-        return self.o_proj(y.reshape(B, T, -1)), weights
+            y = exclude_own_value(y, v if queries is None else v[:, queries])
+        return self.o_proj(y.reshape(B, asked.shape[1], -1)), weights

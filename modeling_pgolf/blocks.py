@@ -32,17 +32,21 @@ class Block(GradientCheckpointingLayer):
         self.mlp_scale = nn.Parameter(torch.empty(config.hidden_size))
         self.resid_mix = nn.Parameter(torch.empty(2, config.hidden_size))
 
-    def forward(self, x: Tensor, x0: Tensor, rotary: tuple[Tensor, Tensor], **kwargs: Any) -> Tensor:
+    def forward(
+        self, x: Tensor, x0: Tensor, rotary: tuple[Tensor, Tensor], queries: slice | None = None, **kwargs: Any
+    ) -> Tensor:
         """Return the stream behind the block, (B, T, D).
 
         x: the stream, (B, T, D). x0: the stream as it left the embedding stage. rotary: cos and sin (B, T, R/2).
-        Other arguments are the attention's.
+        queries: the only positions to return; the others are keys and values. Other arguments are the attention's.
         """
         mix = self.resid_mix.to(x.dtype)
         u = mix[0] * x + mix[1] * x0
         branch_input = self.branch_scale * rms_norm(u, self.eps)
         attended: Tensor
-        attended, _ = self.self_attn(branch_input, rotary, **kwargs)
+        attended, _ = self.self_attn(branch_input, rotary, queries=queries, **kwargs)
+        if queries is not None:
+            u, branch_input = u[:, queries], branch_input[:, queries]
         x = u + self.attn_scale.to(x.dtype) * attended
         if not self.parallel:
             branch_input = self.branch_scale * rms_norm(x, self.eps)

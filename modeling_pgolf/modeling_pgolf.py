@@ -121,10 +121,12 @@ class PGolfModel(PGolfPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        queries: slice | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Return the normed last stream (B, T, D) and the cache.
 
+        queries: the only positions to return, without padding and cache; the last block computes no others.
         input_ids: (B, T). position_ids: (B, T), 0 at a position without predecessor (a document of a packed row).
         Without a fixed ``rotary_length`` the rotary base follows the length of the call once it exceeds
         ``rotary_trained_length``: keys cached at a shorter length keep the base they were made with.
@@ -142,7 +144,10 @@ class PGolfModel(PGolfPreTrainedModel):
             position_ids = self._positions(attention_mask, input_ids, past)
         x = self._embed(input_ids, position_ids, past_key_values)
         mask = self._causal_mask(attention_mask, x, past_key_values, packed)
-        x = self._run(x, input_ids, position_ids, past, attention_mask=mask, past_key_values=past_key_values, **kwargs)
+        length = self.config.rotary_length or int(past) + x.shape[1]
+        rotary = self._rotary(position_ids, length)
+        kwargs |= {"attention_mask": mask, "past_key_values": past_key_values}
+        x = self._run(x, input_ids, rotary, queries, **kwargs)
         return BaseModelOutputWithPast(last_hidden_state=x, past_key_values=past_key_values)
 
     def _positions(self, attention_mask: Tensor | None, input_ids: Tensor, past: int | Tensor) -> Tensor:
@@ -183,13 +188,17 @@ class PGolfModel(PGolfPreTrainedModel):
             x = self.smear(x, torch.where(follows[..., None], before, torch.zeros_like(before)))
         return x
 
-    def _run(self, x: Tensor, input_ids: Tensor, position_ids: Tensor, past: int | Tensor, **kwargs: Any) -> Tensor:
-        """Visit the blocks in program order; returns the normed stream (B, T, D)."""
+    def _rotary(self, position_ids: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        config = self.config
+        base = stretched_base(config.rotary_base, length, config.rotary_trained_length, config.rotary_width)
+        return rotary_tables(position_ids, base, config.rotary_width)
+
+    def _run(
+        self, x: Tensor, input_ids: Tensor, rotary: tuple[Tensor, Tensor], queries: slice | None, **kwargs: Any
+    ) -> Tensor:
+        """Visit the blocks in program order; returns the normed stream (B, T, D) of ``queries``, or of all positions."""
         config, x0 = self.config, x
         kept: list[Tensor] = []
-        length = config.rotary_length or int(past) + x.shape[1]
-        base = stretched_base(config.rotary_base, length, config.rotary_trained_length, config.rotary_width)
-        rotary = rotary_tables(position_ids, base, config.rotary_width)
         shared = self.value_embed(input_ids, x.dtype) if self.value_embed is not None else None
         for slot, visit in enumerate(self.program):
             if visit.skip is not None:
@@ -198,7 +207,8 @@ class PGolfModel(PGolfPreTrainedModel):
             if shared is not None and self.value_embed_scales is not None and visit.block in config.value_embed_layers:
                 place = config.value_embed_layers.index(visit.block)
                 value = shared * self.value_embed_scales[place].to(x.dtype)
-            x = self.layers[visit.block](x, x0, rotary, value_embedding=value, cache_idx=slot, **kwargs)
+            asked = queries if slot == len(self.program) - 1 else None
+            x = self.layers[visit.block](x, x0, rotary, asked, value_embedding=value, cache_idx=slot, **kwargs)
             if visit.keep:
                 kept.append(x)
         return rms_norm(x, config.rms_norm_eps)

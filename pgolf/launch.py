@@ -24,7 +24,8 @@ def launch_command(stage: str, arguments: Sequence[str]) -> list[str]:
     if stage == "export":
         return [sys.executable, door, *arguments]
     gpus = torch.cuda.device_count()
-    placement = ["--multi_gpu"] if gpus > 1 else [] if gpus else ["--cpu"]
+    threads = ["--num_cpu_threads_per_process", str(os.cpu_count() or 1)]
+    placement = ["--multi_gpu"] if gpus > 1 else [] if gpus else ["--cpu", *threads]
     plain = [
         "--num_processes",
         str(max(gpus, 1)),

@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from evaluation.adaptation.frozen import FrozenConfig
 from evaluation.config import EvaluationConfig
 from evaluation.ledger import Score
 from evaluation.scorer import score
@@ -130,8 +131,15 @@ def plain_score(
 ) -> dict[str, float]:
     """Score a model in memory on disjoint windows of the training length."""
     length = recipe.training.sequence_length
-    config = EvaluationConfig(length, length, recipe.evaluation.batch_windows, False, recipe.training.precision)
-    result = score(model, tokens, config, accelerator, "validate").score(tokens, corpus.bytes)
+    config = replace(
+        recipe.evaluation,
+        window=length,
+        stride=length,
+        adaptation=FrozenConfig(),
+        compile=False,
+        precision=recipe.training.precision,
+    )
+    result = score(model, tokens, config, accelerator, "validate").score(corpus.bytes)
     return {"validation_loss": result.nats_per_token, "validation_bpb": result.bits_per_byte}
 
 
@@ -178,23 +186,29 @@ def score_artifact(job: Job, run: RunFolder) -> None:
     corpus = open_job_corpus(job)
     model = load_artifact(run.artifact).to(accelerator.device)
     tokens = validation_tokens(corpus)
-    sliding = recipe.evaluation
-    plain = EvaluationConfig(sliding.window, sliding.window, sliding.batch_windows, sliding.compile, sliding.precision)
-    results, nats, seconds = {}, {}, {}
-    for name, config in (("plain", plain), ("sliding", sliding)):
+    results, ledgers, seconds = {}, {}, {}
+    for name, config in passes(recipe.evaluation).items():
         started = time.perf_counter()
-        ledger = score(model, tokens, config, accelerator, name)
+        ledger = score(model, tokens, config, accelerator, name, recipe.budget.evaluation_seconds)
         seconds[name] = time.perf_counter() - started
-        results[name] = describe_score(ledger.score(tokens, corpus.bytes), config)
-        nats[name] = ledger.nats
+        results[name] = describe_score(ledger.score(corpus.bytes), config)
+        ledgers[name] = ledger
     if accelerator.is_main_process:
         with building(run.scores) as folder:
-            save_file(nats, folder / "nats.safetensors")
+            save_file({name: ledger.nats for name, ledger in ledgers.items()}, folder / "nats.safetensors")
+            for name, ledger in ledgers.items():
+                write_text(folder / f"ledger.{name}.jsonl", "".join(json.dumps(e) + "\n" for e in ledger.events))
             write_text(folder / "scores.json", json.dumps({"scores": results, "seconds": seconds}, indent=2) + "\n")
             artifact = {f"artifact/{name}": sha for name, sha in manifest["outputs"].items()}
-            inputs = {**artifact, **corpus_hashes(corpus)}
-            write_manifest(folder, "evaluation", recipe, inputs, seconds)
-        print(f"BPB: {results['plain']['bits_per_byte']:.4f} plain, {results['sliding']['bits_per_byte']:.4f} sliding")
+            write_manifest(folder, "evaluation", recipe, {**artifact, **corpus_hashes(corpus)}, seconds)
+        print("BPB: " + ", ".join(f"{result['bits_per_byte']:.4f} {name}" for name, result in results.items()))
+
+
+def passes(config: EvaluationConfig) -> dict[str, EvaluationConfig]:
+    """Name the scorings of a run: plain, sliding, and adapted where a rule is configured. Adapting comes last."""
+    frozen = replace(config, adaptation=FrozenConfig())
+    named = {"plain": replace(frozen, stride=config.window), "sliding": frozen}
+    return named if config == frozen else {**named, "adapted": config}
 
 
 def load_artifact(folder: Path) -> PreTrainedModel:

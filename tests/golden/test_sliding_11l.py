@@ -29,7 +29,7 @@ def fixtures(golden_11l):
 
 
 def scored(model, tokens, window, stride, batch_windows=4):
-    config = EvaluationConfig(window, stride, batch_windows, compile=False, precision="fp32")
+    config = EvaluationConfig(window, stride, batch_windows=batch_windows, compile=False, precision="fp32")
     return score(model, tokens, config, Accelerator(cpu=True))
 
 
@@ -46,7 +46,7 @@ def test_sliding(fixtures):
             first.setdefault(position, nll)
         expected = torch.stack([first[i] for i in range(tokens.targets)])
         assert (ledger.nats - expected).abs().max() < NLL, key
-        result = ledger.score(tokens, table)
+        result = ledger.score(table)
         assert result.targets == case["without_duplicates"]["count"]
         assert abs(result.nats_per_token - case["without_duplicates"]["val_loss"]) < BPB, key
         assert abs(result.bits_per_byte - case["without_duplicates"]["val_bpb"]) < BPB, key
@@ -56,6 +56,6 @@ def test_plain(fixtures):
     meta, tensors, model, table = fixtures
     tokens = ValidationTokens(tensors["plain.tokens"])
     length = meta["plain_eval"]["seq_len"]
-    result = scored(model, tokens, length, length).score(tokens, table)
+    result = scored(model, tokens, length, length).score(table)
     assert result.targets == meta["plain_eval"]["tokens"]
     assert abs(result.bits_per_byte - meta["plain_eval"]["val_bpb"]) < BPB

@@ -135,8 +135,8 @@ def test_export_and_scores(golden_11l, system):
     table = ByteTable(lut["lut.base_bytes"], lut["lut.has_leading_space"], lut["lut.is_boundary"])
     stream = np.concatenate(open_split(golden_11l / "shards", "validation")).astype(np.int64)
     tokens = ValidationTokens(torch.from_numpy(stream[: (len(stream) - 1) // 16 * 16 + 1]))
-    config = EvaluationConfig(16, 16, 8, compile=False, precision="fp32")
-    result = score(run.model, tokens, config, Accelerator(cpu=True)).score(tokens, table)
+    config = EvaluationConfig(16, 16, batch_windows=8, compile=False, precision="fp32")
+    result = score(run.model, tokens, config, Accelerator(cpu=True)).score(table)
     line = next(line for line in run.facts["log"] if line.startswith("final_int6_roundtrip_exact"))
     expected = {k: float(v) for k, v in (part.split(":") for part in line.split()[1:])}
     assert abs(result.nats_per_token - expected["val_loss"]) < METRIC

@@ -218,7 +218,7 @@ def test_submission(recorded, own):
     change_json(copy.scores / MANIFEST, lambda manifest: manifest.update(finished="2026-03-22T01:02:03Z"))
     write_record(recipe, copy, author="A. Author", github_id="author")
     entry = json.loads((copy.record / "submission.json").read_text())
-    assert (entry["date"], entry["author"], entry["github_id"]) == ("2026-03-22T01:02:03Z", "A. Author", "author")
+    assert (entry["date"], entry["author"], entry["github_id"]) == ("2026-03-22", "A. Author", "author")
 
 
 def test_historical_track_is_stamped(tmp_path):
