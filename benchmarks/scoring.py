@@ -42,7 +42,7 @@ FULL_TARGETS, FULL_PROCESSES = 62_021_632, 8
 
 @dataclass(frozen=True)
 class Arguments:
-    """frame, validation, byte_table: files. out: folder for results. targets: score only the first ones. rest: sizes."""
+    """frame, validation, byte_table: files. out: folder for results. targets: score the first ones only."""
 
     frame: Path
     validation: Path

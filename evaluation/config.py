@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from .adaptation.frozen import FrozenConfig
@@ -21,7 +21,7 @@ class EvaluationConfig:
 
     window: int = 2048
     stride: int = 64
-    adaptation: FrozenConfig | ScoreFirstConfig = FrozenConfig()
+    adaptation: FrozenConfig | ScoreFirstConfig = field(default_factory=FrozenConfig)
     batch_windows: int = 32
     compile: bool = True
     precision: Literal["bf16", "fp32"] = "bf16"

@@ -196,7 +196,7 @@ class PGolfModel(PGolfPreTrainedModel):
     def _run(
         self, x: Tensor, input_ids: Tensor, rotary: tuple[Tensor, Tensor], queries: slice | None, **kwargs: Any
     ) -> Tensor:
-        """Visit the blocks in program order; returns the normed stream (B, T, D) of ``queries``, or of all positions."""
+        """Visit the blocks in program order; returns the normed stream (B, T, D) of ``queries``, or of all."""
         config, x0 = self.config, x
         kept: list[Tensor] = []
         shared = self.value_embed(input_ids, x.dtype) if self.value_embed is not None else None

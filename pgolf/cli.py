@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import operator
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,6 +50,26 @@ class Convert:
 
 
 @dataclass(frozen=True)
+class Audit:
+    """Facts of a record folder, and the verdicts of a named policy on them; nothing is rerun."""
+
+    record: Positional[Path]
+    policy: str = "strict"
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare two systems by the record folders of their seeds.
+
+    base, candidate: record folders, one a seed. scoring: which of their scores.
+    """
+
+    base: tuple[Path, ...]
+    candidate: tuple[Path, ...]
+    scoring: str = "sliding"
+
+
+@dataclass(frozen=True)
 class Doctor:
     """Check the installation: versions, sibling packages, GPUs, the compiler."""
 
@@ -60,6 +81,8 @@ VERBS: dict[str, tuple[Any, str]] = {
     "export": (Stage, "Compress the checkpoint into one file."),
     "score": (Stage, "Score the artifact, plainly and by sliding windows."),
     "record": (Stage, "Collect everything into a folder that can be published."),
+    "audit": (Audit, "Say what a record's own files prove, and judge it by a policy."),
+    "compare": (Compare, "Compare two systems over their seeds, by both rules of the challenge."),
     "diff": (Diff, "Show the fields in which two recipes differ."),
     "convert": (Convert, "Turn a reference checkpoint into a Hugging Face folder."),
     "doctor": (Doctor, "Check the installation."),
@@ -85,14 +108,7 @@ def run_verb(arguments: list[str]) -> None:
     kinds = [Annotated[kind, subcommand(name=verb, description=text)] for verb, (kind, text) in VERBS.items()]
     commands: Any = functools.reduce(operator.or_, kinds)
     command: Any = tyro.cli(commands, args=arguments, prog="pgolf")
-    if isinstance(command, Diff):
-        show_diff(command)
-    elif isinstance(command, Convert):
-        convert_checkpoint(command)
-    elif isinstance(command, Doctor):
-        from .doctor import examine
-
-        examine()
+    DOERS[type(command)](command)
 
 
 def run_stage(verb: str, recipe: Path, rest: list[str]) -> None:
@@ -130,6 +146,43 @@ def convert_checkpoint(command: Convert) -> None:
     settings = read_settings(command.settings) if command.settings else {}
     convert(command.checkpoint, command.system, settings, command.out)
     print(f"wrote {command.out}; AutoModelForCausalLM.from_pretrained reads it with trust_remote_code=True")
+
+
+def audit_record(command: Audit) -> None:
+    """Print facts and verdicts of a record; exits with status 1 on FAIL."""
+    from .audit.facts import record_facts, record_hardware
+    from .audit.policy import as_text, judge, load_policy, overall
+
+    policy = load_policy(command.policy)
+    verdicts = judge(record_facts(command.record), policy, record_hardware(command.record))
+    print(as_text(verdicts, policy))
+    if overall(verdicts) == "FAIL":
+        sys.exit(1)
+
+
+def compare_records(command: Compare) -> None:
+    """Print the comparison of two systems."""
+    from .compare import as_text, compare, read_seeds
+
+    base = read_seeds(command.base, "base", command.scoring)
+    candidate = read_seeds(command.candidate, "candidate", command.scoring)
+    print(as_text(base, candidate, compare(base, candidate)))
+
+
+def examine_installation(command: Doctor) -> None:
+    """Print the doctor's table."""
+    from .doctor import examine
+
+    examine()
+
+
+DOERS: dict[type, Callable[[Any], None]] = {
+    Audit: audit_record,
+    Compare: compare_records,
+    Diff: show_diff,
+    Convert: convert_checkpoint,
+    Doctor: examine_installation,
+}
 
 
 if __name__ == "__main__":

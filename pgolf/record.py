@@ -113,7 +113,8 @@ def copy_evidence(run: RunFolder, facts: Facts, folder: Path) -> None:
     for name in facts.manifests["quantization"]["outputs"]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run.artifact / name, folder / name)
-    for source in (run.log, run.path / RECIPE, run.scores / "scores.json"):
+    ledgers = sorted(run.scores.glob("ledger.*.jsonl"))
+    for source in (run.log, run.path / RECIPE, run.scores / "scores.json", *ledgers):
         shutil.copyfile(source, folder / source.name)
     (folder / "manifests").mkdir()
     for stage, home in zip(facts.manifests, stage_folders(run), strict=True):

@@ -39,7 +39,8 @@ class QatConfig:
 class ReplayConfig:
     """Late training replay (PR 445).
 
-    below_scale: spans are remembered while the learning-rate scale is under this. spans: how many a process keeps.
+    below_scale: spans are remembered while the learning-rate scale is under this. spans: how many a process keeps;
+    a replayed step takes one from each, so its outcome depends on the number of processes, as in the reference.
     epochs, lr_factor: passes over them, and the rate as a share of the peak. reserve_seconds: what the loop leaves of
     the clock; after_clock: the published form, which replays when the clock is over and is not rankable.
     """

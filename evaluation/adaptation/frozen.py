@@ -20,7 +20,7 @@ class Frozen:
     """The rule that learns nothing."""
 
     def __init__(self, model: nn.Module, config: FrozenConfig) -> None:
-        self.chunk_tokens = config.chunk_tokens
+        self.chunk_tokens: int | None = config.chunk_tokens
 
     def learn(self, posted: Posted, progress: float) -> None:
         """Do nothing."""

@@ -48,7 +48,7 @@ class ScoreFirst:
         self, model: PreTrainedModel, config: ScoreFirstConfig, window: int, accelerator: Accelerator, compiled: bool
     ) -> None:
         self.config, self.window, self.accelerator = config, window, accelerator
-        self.chunk_tokens = config.chunk_tokens
+        self.chunk_tokens: int | None = config.chunk_tokens
         refuse_rounding(model)
         self.model = model
         self.forward = torch.compile(model, dynamic=False) if compiled else model
@@ -64,7 +64,7 @@ class ScoreFirst:
             group["lr"] = self.config.lr * 0.5 * (1 + math.cos(math.pi * progress))
         self.model.train()
         for _ in range(self.config.epochs):
-            for x, y in zip(inputs.split(self.config.rows), targets.split(self.config.rows), strict=True):
+            for x, y in zip(torch.split(inputs, self.config.rows), torch.split(targets, self.config.rows), strict=True):
                 self._step(x, y)
         self.model.eval()
 

@@ -1,7 +1,8 @@
 """Muon: momentum, orthogonalised by Newton-Schulz, with decoupled weight decay.
 
 ``m ← μm + g``; ``U = NS(g + μm) · sqrt(max(1, rows/cols))``; ``W ← W(1 − ηλ) − ηU``. Matrices of one shape, up to
-transposition, are orthogonalised as one stack; the plain form, matrix by matrix, is ``tests/reference/muon.py``.
+transposition, are orthogonalised as one stack, shared out over the processes; momentum is kept whole on each, so a
+checkpoint fits any number of them. The plain form, matrix by matrix, is ``tests/reference/muon.py``.
 
 Source: Keller Jordan, Muon (2024); weight decay, PR 162; SPEC-11L 2.3.
 """
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .orthogonal import orthogonalize
+from .orthogonal import orthogonalize_shared
 
 
 class Muon(torch.optim.Optimizer):
@@ -51,9 +52,10 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(buffers, gradients)
         nesterov = torch._foreach_add(gradients, buffers, alpha=momentum)
         updates: list[Any] = [None] * len(params)
-        for places in by_shape(params):
-            wide = [_wide(nesterov[i]) for i in places]
-            for i, update in zip(places, orthogonalize(torch.stack(wide), self.dtype), strict=True):
+        groups = by_shape(params)
+        stacks = [torch.stack([_wide(nesterov[i]) for i in places]) for places in groups]
+        for places, stack in zip(groups, orthogonalize_shared(stacks, self.dtype), strict=True):
+            for i, update in zip(places, stack, strict=True):
                 rows, cols = params[i].shape
                 turned = update.mT if rows > cols else update
                 updates[i] = (turned * max(1.0, rows / cols) ** 0.5).to(params[i].dtype)

@@ -9,6 +9,7 @@ Source: Keller Jordan, Muon (2024); SPEC-11L 2.3.
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 # Quintic coefficients of Jordan's Muon, tuned for the steepest slope at 0.
@@ -30,3 +31,24 @@ def orthogonalize(stack: Tensor, dtype: torch.dtype) -> Tensor:
         X = A * X + (B * gram + C * (gram @ gram)) @ X
     result: Tensor = X.mT if tall else X
     return result
+
+
+def orthogonalize_shared(stacks: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Orthogonalise stacks (n, rows, cols), each process a share of every stack; all get all of the result.
+
+    The gathering of one stack overlaps the products of the next.
+    """
+    world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if world == 1:
+        return [orthogonalize(stack, dtype) for stack in stacks]
+    results, pending = [], []
+    for stack in stacks:
+        share = -(-len(stack) // world)
+        padded = torch.cat((stack, stack.new_zeros(share * world - len(stack), *stack.shape[1:])))
+        own = orthogonalize(padded[dist.get_rank() * share :][:share], dtype).contiguous()
+        gathered = own.new_empty(share * world, *own.shape[1:])
+        pending.append(dist.all_gather_into_tensor(gathered, own, async_op=True))
+        results.append(gathered[: len(stack)])
+    for work in pending:
+        work.wait()
+    return results

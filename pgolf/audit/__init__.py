@@ -1,0 +1,1 @@
+"""The auditor: facts of a record first, then the verdicts of a named policy."""

@@ -1,0 +1,115 @@
+"""Compare scores by statistics: per seed and per target, in nats and bits, by both rules of the challenge.
+
+The challenge asked for 0.005 nats per token at p < 0.01 and, since May 2026, in practice for p < 0.25 without a
+margin (LEGALITY E5); both are printed. Tests are Welch's, one-sided, by scipy.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from modeling_pgolf.errors import RecipeError
+
+# LEGALITY E5: the README's margin and level, and the level of the rows accepted since #1902.
+MARGIN_NATS, STRICT_LEVEL, FRONTIER_LEVEL = 0.005, 0.01, 0.25
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Scores of several seeds of one system: nats per token and bits per byte of each."""
+
+    name: str
+    nats: tuple[float, ...]
+    bits: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A gain of ``candidate`` over ``base``: positive means fewer nats. p-values are one-sided; None with one seed."""
+
+    gain_nats: float
+    gain_bits: float
+    error_nats: float | None
+    p_margin: float | None
+    p_plain: float | None
+
+    @property
+    def passes_margin(self) -> bool | None:
+        """Whether the gain is over 0.005 nats per token at p < 0.01; None where one seed cannot tell."""
+        return None if self.p_margin is None else self.p_margin < STRICT_LEVEL
+
+    @property
+    def passes_frontier(self) -> bool | None:
+        """Whether there is a gain at p < 0.25; None where one seed cannot tell."""
+        return None if self.p_plain is None else self.p_plain < FRONTIER_LEVEL
+
+
+def read_seeds(records: Sequence[Path], name: str, scoring: str = "sliding") -> Seeds:
+    """Read the scores of one system, one record folder a seed; raises RecipeError where one lacks them."""
+    nats, bits = [], []
+    for folder in records:
+        path = folder / "scores.json"
+        if not path.is_file():
+            raise RecipeError(f"{folder} has no scores.json: it is not the folder of a record")
+        scores = json.loads(path.read_text())["scores"]
+        if scoring not in scores:
+            raise RecipeError(f"{path} has no scoring named '{scoring}'; it has {', '.join(scores)}")
+        nats.append(scores[scoring]["nats_per_token"])
+        bits.append(scores[scoring]["bits_per_byte"])
+    return Seeds(name, tuple(nats), tuple(bits))
+
+
+def compare(base: Seeds, candidate: Seeds) -> Verdict:
+    """Compare two systems by their seeds."""
+    gain = float(np.mean(base.nats) - np.mean(candidate.nats))
+    gain_bits = float(np.mean(base.bits) - np.mean(candidate.bits))
+    if min(len(base.nats), len(candidate.nats)) < 2:
+        return Verdict(gain, gain_bits, None, None, None)
+    variance = np.var(base.nats, ddof=1) / len(base.nats) + np.var(candidate.nats, ddof=1) / len(candidate.nats)
+    return Verdict(
+        gain, gain_bits, math.sqrt(float(variance)), welch(base, candidate, MARGIN_NATS), welch(base, candidate, 0.0)
+    )
+
+
+def welch(base: Seeds, candidate: Seeds, margin_nats: float) -> float:
+    """Return the one-sided p-value that ``candidate`` is better than ``base`` by more than ``margin_nats``."""
+    shifted = np.asarray(candidate.nats) + margin_nats
+    return float(stats.ttest_ind(np.asarray(base.nats), shifted, equal_var=False, alternative="greater").pvalue)
+
+
+def paired_by_document(base: np.ndarray, candidate: np.ndarray, starts: np.ndarray) -> tuple[float, float]:
+    """Return mean gain and its standard error, nats per token, from nats (N,) of the same targets, by document.
+
+    starts: first target of each document, ascending. Documents are the independent units, weighted by their tokens.
+    """
+    gains = np.add.reduceat(base - candidate, starts)
+    tokens = np.diff(np.append(starts, len(base)))
+    mean = gains.sum() / tokens.sum()
+    residual = gains - mean * tokens
+    error = math.sqrt(float((residual**2).sum()) * len(starts) / max(len(starts) - 1, 1)) / float(tokens.sum())
+    return float(mean), error
+
+
+def as_text(base: Seeds, candidate: Seeds, verdict: Verdict) -> str:
+    """Say the comparison in lines for a terminal."""
+
+    def level(p: float | None, passes: bool | None) -> str:
+        return "UNKNOWN: one seed has no spread" if p is None else f"p = {p:.4f}: {'PASS' if passes else 'FAIL'}"
+
+    spread = "" if verdict.error_nats is None else f" ± {verdict.error_nats:.5f}"
+    return "\n".join(
+        (
+            f"{base.name} ({len(base.nats)} seeds) -> {candidate.name} ({len(candidate.nats)} seeds)",
+            f"gain {verdict.gain_nats:+.5f}{spread} nats per token, {verdict.gain_bits:+.5f} bits per byte",
+            f"over {MARGIN_NATS} nats per token at p < {STRICT_LEVEL} (README): "
+            + level(verdict.p_margin, verdict.passes_margin),
+            f"any gain at p < {FRONTIER_LEVEL} (rows since #1902): " + level(verdict.p_plain, verdict.passes_frontier),
+        )
+    )
