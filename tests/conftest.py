@@ -49,3 +49,8 @@ def tiny_config():
         bigram_buckets=61,
         bigram_dim=12,
     )
+
+
+@pytest.fixture(scope="session")
+def golden_8192() -> Path:
+    return golden_folder("8192")

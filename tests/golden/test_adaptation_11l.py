@@ -11,7 +11,8 @@ from evaluation.config import EvaluationConfig
 from evaluation.scorer import run_rule
 from evaluation.windows import ValidationTokens
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
-from pgolf.convert import configuration, load_exactly, model_state
+from pgolf.convert import load_exactly, model_state
+from pgolf.reference_systems import configuration
 from training.config import QatConfig
 from training.qat import LateQat
 

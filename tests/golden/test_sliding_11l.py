@@ -12,7 +12,8 @@ from evaluation.config import EvaluationConfig
 from evaluation.scorer import score
 from evaluation.windows import ValidationTokens
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
-from pgolf.convert import configuration, load_exactly, model_state
+from pgolf.convert import load_exactly, model_state
+from pgolf.reference_systems import configuration
 
 NLL, BPB = 1e-5, 1e-6  # golden/11l/eval.meta.json, "suggested_tolerance"
 

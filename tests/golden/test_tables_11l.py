@@ -10,7 +10,7 @@ from modeling_pgolf.configuration_pgolf import PGolfConfig
 from modeling_pgolf.embeddings import bigram_ids
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from modeling_pgolf.rotary import rotary_tables, stretched_base
-from pgolf.convert import configuration
+from pgolf.reference_systems import configuration
 
 
 def test_rotary_tables(golden_11l):

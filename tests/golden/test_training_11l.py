@@ -13,8 +13,9 @@ from evaluation.config import EvaluationConfig
 from evaluation.scorer import score
 from evaluation.windows import ValidationTokens
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
-from pgolf.convert import configuration, load_exactly, model_state
+from pgolf.convert import load_exactly, model_state
 from pgolf.corpus.shards import open_split
+from pgolf.reference_systems import configuration
 from quantization.compress import dequantized, quantize_state
 from quantization.config import QuantizationConfig
 from training.batches import TrainTokens

@@ -23,7 +23,7 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("transformers_path", folders, ids=names, scope="module")
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """At these sizes a second thread only waits for the first, seconds when another process holds its core."""
     threads = torch.get_num_threads()
