@@ -24,7 +24,7 @@ from .attention import Attention
 from .blocks import Block
 from .configuration_pgolf import PGolfConfig
 from .embeddings import BIGRAM_SCALE, VALUE_SCALE, VALUE_TABLE_STD, ProjectedTable, bigram_ids
-from .gates import SmearGate
+from .gates import SmearGate, previous
 from .initial_weights import init_module
 from .norms import rms_norm
 from .program import layer_program, skip_rows
@@ -52,12 +52,12 @@ class PGolfPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         init_module(module, self.config)
-        if isinstance(module, PGolfModel):
-            std = self.config.embed_init_std if self.config.tie_word_embeddings else 1.0
-            init.normal_(module.embed_tokens.weight, std=std)
+        if module is self.get_input_embeddings():
+            init.normal_(module.weight, std=self.config.embed_init_std if self.config.tie_word_embeddings else 1.0)
+        elif module is self.get_output_embeddings() and not self.config.tie_word_embeddings:
+            init.zeros_(module.weight)
+        elif isinstance(module, PGolfModel):
             module.init_stream_weights()
-        elif isinstance(module, PGolfForCausalLM) and not self.config.tie_word_embeddings:
-            init.zeros_(module.lm_head.weight)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> Any:
         """Save an ordinary float model with its code, loadable by every Auto class named in ``AUTO_MAP``."""
@@ -226,16 +226,6 @@ def compute_dtype(weight: Tensor) -> torch.dtype:
     """Return the type the stream runs in: autocast's where it is on, else the weights'."""
     kind = weight.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-
-
-def previous(x: Tensor, cache: Cache | None, state: int) -> Tensor:
-    """Shift ``x`` (B, T, C) one position to the right, the first position coming from the cache (0 without one)."""
-    T, full = x.shape[1], x.transpose(1, 2)
-    if cache is not None:
-        full = cache.update_conv_state(full, 0, state_idx=state, conv_kernel_size=1)
-    if full.shape[-1] == T:
-        full = F.pad(full, (1, 0))
-    return full[..., -T - 1 : -1].transpose(1, 2)
 
 
 class PGolfForCausalLM(PGolfPreTrainedModel, GenerationMixin):

@@ -31,6 +31,8 @@ HEADER_LIMIT = 4096
 # No model of the game is near this; a damaged size field must not take the machine's memory.
 RAW_LIMIT = 2**30
 CODES, SCALE = ".codes", ".scale"
+# Types in a frame; safetensors stores wide ones first, then by name.
+BYTES_OF = {"F32": 4, "F16": 2, "I8": 1}
 
 Weights = dict[str, GridTensor | Tensor]
 
@@ -67,7 +69,7 @@ def write_frame_file(path: Path, frame: bytes) -> None:
     path.write_bytes(_outer_bytes(frame))
 
 
-def read_frame_file(path: Path) -> Weights:
+def read_frame_file(path: Path, raw_limit: int = RAW_LIMIT) -> Weights:
     """Read ``model.safetensors`` back; raises FormatError where it is not byte for byte a file that pgolf writes."""
     data = path.read_bytes()
     start = len(data) - len(MAGIC)
@@ -76,7 +78,7 @@ def read_frame_file(path: Path) -> Weights:
     frame = data[start:] if start <= len(data) else b""
     if not frame or _outer_bytes(frame) != data:
         raise FormatError(f"{path.name} is not a pgolf record: {len(data)} bytes without the one tensor '{FRAME_NAME}'")
-    return unpack(frame)
+    return unpack(frame, raw_limit)
 
 
 def _outer_bytes(frame: bytes) -> bytes:
@@ -93,7 +95,7 @@ def _read_header(data: bytes) -> dict[str, Any]:
     try:
         fields: dict[str, Any] = json.loads(data)
         canonical = _header_bytes(fields["codec"], fields["raw_bytes"], fields["sha256"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"the frame header cannot be read: {error!r}") from error
     if canonical != data or not isinstance(fields["raw_bytes"], int) or fields["raw_bytes"] < 0:
         raise FormatError(f"the frame header is not one of format version {FORMAT_VERSION}: {data[:200]!r}")
@@ -109,22 +111,49 @@ def _inner_bytes(weights: Weights) -> bytes:
             tensors[name] = weight.contiguous()
     # One metadata key: the order of several is not fixed by safetensors, and bytes must repeat.
     bits = {name: weight.bits for name, weight in sorted(weights.items()) if isinstance(weight, GridTensor)}
-    return safetensors.torch.save(tensors, metadata={"bits": json.dumps(bits, separators=(",", ":"))})
+    return safetensors.torch.save(tensors, metadata={"bits": _compact(bits)})
 
 
 def _read_inner(raw: bytes) -> Weights:
     try:
         tensors = safetensors.torch.load(raw)
-        (length,) = struct.unpack("<Q", raw[:8])
-        bits = json.loads(json.loads(raw[8 : 8 + length])["__metadata__"]["bits"])
-    except (SafetensorError, ValueError, KeyError, TypeError, struct.error) as error:
+        bits = _read_grids(raw)
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
         raise FormatError(f"the inner file of the frame cannot be read: {error!r}") from error
     weights: Weights = {}
     for name, width in bits.items():
         if name + CODES not in tensors or name + SCALE not in tensors:
             raise FormatError(f"tensor '{name}' has no codes or no scale")
         weights[name] = _checked(name, GridTensor(tensors.pop(name + CODES), tensors.pop(name + SCALE), width))
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (torch.float16, torch.float32):
+            raise FormatError(f"'{name}' is stored as {tensor.dtype}; what is on no grid is float16 or float32")
     return weights | tensors
+
+
+def _read_grids(raw: bytes) -> dict[str, int]:
+    """Read the bits of every quantised tensor; raises FormatError where the header has another spelling than ours.
+
+    One set of weights has one frame: blanks, repeated keys, padding or another order would give it several.
+    """
+    (length,) = struct.unpack("<Q", raw[:8])
+    text = raw[8 : 8 + length]
+    header = json.loads(text)
+    plain = _compact(header).encode()
+    grids = header["__metadata__"]["bits"]
+    bits = json.loads(grids)
+    if not isinstance(bits, dict) or not all(type(width) is int for width in bits.values()):
+        raise FormatError(f"the inner file says {grids[:80]} where it should map tensor names to bits")
+    names = [name for name in header if name != "__metadata__"]
+    ordered = names == sorted(names, key=lambda name: (-BYTES_OF[header[name]["dtype"]], name))
+    padded = plain.ljust(-(-len(plain) // 8) * 8)
+    if padded != text or _compact(dict(sorted(bits.items()))) != grids or not ordered:
+        raise FormatError("the header of the inner file is not spelt as pgolf spells it")
+    return bits
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def _checked(name: str, tensor: GridTensor) -> GridTensor:
@@ -147,34 +176,37 @@ class PGolfQuantizationConfig(QuantizationConfigMixin):
 
 
 class DecodeFrame(ConversionOps):
-    """Turn the one frame tensor into every weight of the model."""
+    """Put the decoded weights where the one frame tensor stood."""
 
-    def __init__(self, prefix: str, shapes: dict[str, torch.Size]) -> None:
-        self.prefix, self.shapes = prefix, shapes
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        self.weights = weights
 
     def convert(self, input_dict: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        """Decode; raises FormatError where names or shapes are not the model's."""
-        (tensor,) = input_dict.values()
-        tensor = tensor[0] if isinstance(tensor, list) else tensor
-        allowed = 4 * sum(shape.numel() for shape in self.shapes.values()) + 2**20
-        weights = unpack(tensor.cpu().numpy().tobytes(), raw_limit=min(RAW_LIMIT, 2 * allowed))
-        floats = {name: w.decode() if isinstance(w, GridTensor) else w for name, w in weights.items()}
-        if self.prefix:
-            floats = {name.removeprefix(self.prefix): w for name, w in floats.items() if name.startswith(self.prefix)}
-        _compare_names(set(floats), set(self.shapes))
-        for name, shape in self.shapes.items():
-            if floats[name].shape != shape:
-                raise FormatError(f"'{name}' has shape {tuple(floats[name].shape)}, the model wants {tuple(shape)}")
+        """Return every weight of the model, in the model's type."""
         dtype = kwargs["model"].dtype
-        return {name: w.to(dtype) for name, w in floats.items()}
+        return {name: weight.to(dtype) for name, weight in self.weights.items()}
 
 
-def _compare_names(found: set[str], wanted: set[str]) -> None:
-    if found != wanted:
+def read_model_weights(path: Path, shapes: dict[str, torch.Size], prefix: str) -> dict[str, Tensor]:
+    """Read float weights for parameters of these names and shapes; raises FormatError where they are others.
+
+    prefix: what the file's names begin with and the model's do not (a model without its head).
+    """
+    allowed = 4 * sum(shape.numel() for shape in shapes.values()) + 2**20
+    weights = read_frame_file(path, raw_limit=min(RAW_LIMIT, 2 * allowed))
+    floats = {name: w.decode() if isinstance(w, GridTensor) else w for name, w in weights.items()}
+    if prefix:
+        floats = {name.removeprefix(prefix): w for name, w in floats.items() if name.startswith(prefix)}
+    lacking, besides = sorted(set(shapes) - set(floats)), sorted(set(floats) - set(shapes))
+    if lacking or besides:
         raise FormatError(
-            f"the artifact lacks {sorted(wanted - found)[:3]} and has {sorted(found - wanted)[:3]} besides; "
-            "config.json and model.safetensors are not of one model"
+            f"the artifact lacks {lacking[:3]} and has {besides[:3]} besides; config.json and {path.name} are not of "
+            "one model"
         )
+    for name, shape in shapes.items():
+        if floats[name].shape != shape:
+            raise FormatError(f"'{name}' has shape {tuple(floats[name].shape)}, the model wants {tuple(shape)}")
+    return floats
 
 
 class PGolfQuantizer(HfQuantizer):
@@ -183,20 +215,25 @@ class PGolfQuantizer(HfQuantizer):
     requires_calibration = False
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
+        # Decoded here, not in the conversion: transformers would bury a FormatError in its loading report.
         tied = set(model.all_tied_weights_keys)
-        self.shapes = {name: p.shape for name, p in model.named_parameters() if name not in tied}
-        self.prefix = "" if any(name.startswith("model.") for name in self.shapes) else "model."
+        shapes = {name: p.shape for name, p in model.named_parameters() if name not in tied}
+        prefix = "" if any(name.startswith("model.") for name in shapes) else "model."
+        files = kwargs["checkpoint_files"]
+        if not files or len(files) != 1:
+            raise FormatError(f"a pgolf artifact has one weights file, found {len(files or [])}")
+        self.weights = read_model_weights(Path(files[0]), shapes, prefix)
 
     def update_weight_conversions(self, weight_conversions: list[Any], model: Any = None) -> list[Any]:
         """Add the one-to-many conversion of the frame."""
-        first = next(iter(self.shapes))
-        self.converter = WeightConverter(FRAME_NAME, first, [DecodeFrame(self.prefix, self.shapes)])
-        return [*weight_conversions, self.converter]
+        converter = WeightConverter(FRAME_NAME, next(iter(self.weights)), [DecodeFrame(self.weights)])
+        return [*weight_conversions, converter]
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:
         # Saving reverses the conversions that loading recorded; a loaded artifact is saved as plain floats.
         conversions = model._weight_conversions or []
         model._weight_conversions = [entry for entry in conversions if not _decodes_frame(entry)]
+        self.weights = {}
 
     def is_serializable(self) -> bool:
         """Say that the decoded model can be saved."""

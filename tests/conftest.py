@@ -54,3 +54,11 @@ def tiny_config():
 @pytest.fixture(scope="session")
 def golden_8192() -> Path:
     return golden_folder("8192")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tiny products are slower on several threads, and two test processes share two cores."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -40,7 +40,8 @@ class Muon(torch.optim.Optimizer):
             moved = [p for p in params if p.grad is not None]
             updates = self._updates(moved, group["momentum"])
             torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-            torch._foreach_add_(moved, updates, alpha=-lr)
+            if moved:
+                torch._foreach_add_(moved, updates, alpha=-lr)
 
     def _updates(self, params: list[Tensor], momentum: float) -> list[Tensor]:
         """Advance the momentum of ``params`` and return their orthogonalised updates, in float32."""
