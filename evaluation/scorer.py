@@ -54,7 +54,7 @@ class ScoredNats(nn.Module):
         hidden = self.model.model(input_ids=inputs, use_cache=False, queries=asked).last_hidden_state
         logits = self.model.logits(hidden if asked else hidden[:, first:last]).float()
         nats = F.cross_entropy(logits.flatten(0, 1), targets[:, first:last].flatten(), reduction="none")
-        # A nat is never negative; where a target is all but certain, float32 rounds to as little as -1e-6.
+        # A nat is never negative, but where a target is all but certain float32 may round it below 0.
         return nats.clamp_min(0.0).view(len(inputs), -1)
 
 

@@ -163,7 +163,7 @@ class PGolfModel(PGolfPreTrainedModel):
         plain = attention_mask is None and packed is None and cache is None
         if plain and self.config._attn_implementation != "flex_attention":
             # Every back-end but flex is causal by itself. Under torch.compile transformers 5.17 would write a mask
-            # out all the same, and sdpa then takes 2.2 times as long (docs/LOG.md).
+            # out all the same, and a training step takes 1.5 times as long (docs/LOG.md).
             return None
         mask: Tensor | None = create_causal_mask(
             config=self.config,

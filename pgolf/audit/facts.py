@@ -165,7 +165,10 @@ def recipe_fact(manifests: dict[str, Any]) -> Fact:
     """Whether all stages ran one recipe."""
     hashes = {manifest.get("recipe_sha256") for manifest in manifests.values()}
     return Fact(
-        "E3", "one recipe in all stages", len(hashes) == 1, f"{len(hashes)} recipe hashes in {len(manifests)} stages"
+        "E3",
+        "one recipe in all stages",
+        len(hashes) == 1,
+        f"{len(hashes)} different recipe hash(es) in {len(manifests)} stages",
     )
 
 
