@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -33,7 +35,7 @@ from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from modeling_pgolf.quantization_pgolf import write_frame_file
 from quantization.budget import check_budget
 from quantization.compress import compress
-from training.batches import TrainTokens
+from training.batches import TrainTokens, stream_facts
 from training.loop import fit
 
 from .artifact import OUTER_BYTES, WEIGHTS, code_bytes, write_loader
@@ -104,14 +106,16 @@ def train(job: Job, run: RunFolder) -> None:
 
     main = accelerator.is_main_process
     states = FolderCheckpoints(run.states, recipe.training.keep_checkpoints, writer=main)
+    train_tokens = TrainTokens(corpus.train)
     trained = fit(
         model,
-        TrainTokens(corpus.train),
+        train_tokens,
         recipe.training,
         accelerator,
         validate=validate,
         checkpoints=states,
         log=line_writer(run.log) if main else lambda event: None,
+        stop=asked_to_stop(),
     )
     final = validate(model)
     if main:
@@ -121,9 +125,16 @@ def train(job: Job, run: RunFolder) -> None:
             write_text(
                 folder / "metrics.json", json.dumps({"train_loss": trained.train_loss, "steps": trained.steps, **final})
             )
-            write_manifest(
-                folder, "training", recipe, inputs=corpus_hashes(corpus), seconds=trained.seconds, corpus=corpus.facts
-            )
+            stream = stream_facts(train_tokens, recipe.training, trained.steps)
+            facts = {"corpus": corpus.facts, "stream": stream}
+            write_manifest(folder, "training", recipe, corpus_hashes(corpus), trained.seconds, **facts)
+
+
+def asked_to_stop() -> Callable[[], bool]:
+    """Return a question that says yes once this process got SIGTERM, as schedulers send it before they kill."""
+    asked = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+    return asked.is_set
 
 
 def plain_score(

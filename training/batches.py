@@ -9,7 +9,8 @@ wraps. The order is the same for any number of processes that divides ``spans_pe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,3 +82,28 @@ class SequentialBatches:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the stream position."""
         self.position = state["position"]
+
+
+# Steps whose tokens a stream's fingerprint covers: enough to tell orders apart, read again in milliseconds.
+FINGERPRINT_STEPS = 4
+
+
+def step_batches(tokens: TrainTokens, config: TrainingConfig, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """List the inputs and targets of every step of a run, all processes together, from its recorded configuration."""
+    batches = SequentialBatches(tokens, config)
+    for _ in range(steps):
+        yield batches.next_step()
+
+
+def stream_facts(tokens: TrainTokens, config: TrainingConfig, steps: int) -> dict[str, Any]:
+    """Describe the stream a run of ``steps`` steps has read, with a SHA-256 over its first batches."""
+    digest = hashlib.sha256()
+    for inputs, targets in step_batches(tokens, config, min(steps, FINGERPRINT_STEPS)):
+        digest.update(inputs.numpy().tobytes() + targets.numpy().tobytes())
+    return {
+        "order": "sequential",
+        "steps": steps,
+        "tokens": steps * config.step_tokens,
+        "corpus_tokens": len(tokens),
+        "fingerprint": digest.hexdigest()[:16],
+    }

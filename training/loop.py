@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from modeling_pgolf.attention import fastest_attention
+from modeling_pgolf.errors import TrainingError
 
 from .batches import TrainTokens
 from .config import TrainingConfig
@@ -54,12 +55,14 @@ def fit(
     validate: Validate | None = None,
     checkpoints: Checkpoints | None = None,
     log: Log = lambda event: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Trained:
     """Train ``model`` in place and return what happened.
 
     validate: called with the model as it stands, every ``validate_every`` steps; its result is logged.
     checkpoints: asked to restore at the start and to save every ``checkpoint_every`` steps.
-    Raises TrainingError on a non-finite loss or an uneven number of processes.
+    stop: asked after every step; once it says so, the state is saved and the run ends in a TrainingError.
+    Raises TrainingError on a non-finite loss or an uneven number of processes, too.
     """
     telemetry = Telemetry(log, config.iterations, config.step_tokens, accelerator.is_main_process)
     trainer = Trainer(model, tokens, config, accelerator, telemetry)
@@ -70,7 +73,7 @@ def fit(
         if checkpoints is not None and (state := checkpoints.restore()) is not None:
             trainer.load_state_dict(state)
             telemetry.event("resumed", step=trainer.steps, seconds=trainer.clock.counted)
-        run_steps(trainer, validate, checkpoints)
+        run_steps(trainer, validate, checkpoints, stop)
         if trainer.replay:
             run_replay(trainer, trainer.replay)
     if trainer.qat:
@@ -82,15 +85,27 @@ def fit(
     return Trained(trainer.steps, trainer.last_loss, dict(trainer.clock.seconds))
 
 
-def run_steps(trainer: Trainer, validate: Validate | None, checkpoints: Checkpoints | None) -> None:
+def run_steps(
+    trainer: Trainer,
+    validate: Validate | None,
+    checkpoints: Checkpoints | None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
     """Step until the run is over, with validations and checkpoints between steps, outside the counted phase."""
-    config, clock = trainer.config, trainer.clock
+    config, clock, stopped = trainer.config, trainer.clock, False
     while not trainer.finished():
         with clock.phase("step"):
             while not trainer.finished():
                 trainer.step()
-                if _due(trainer.steps, config.validate_every) or _due(trainer.steps, config.checkpoint_every):
+                stopped = trainer.shared(float(stop())) > 0
+                if (
+                    stopped
+                    or _due(trainer.steps, config.validate_every)
+                    or _due(trainer.steps, config.checkpoint_every)
+                ):
                     break
+        if stopped:
+            raise stop_here(trainer, checkpoints)
         if validate and _due(trainer.steps, config.validate_every):
             with clock.phase("validate"), trainer.true_weights():
                 facts = validate(trainer.model)
@@ -99,6 +114,14 @@ def run_steps(trainer: Trainer, validate: Validate | None, checkpoints: Checkpoi
         if checkpoints and _due(trainer.steps, config.checkpoint_every):
             with clock.phase("checkpoint"):
                 checkpoints.save(trainer.steps, trainer.state_dict())
+
+
+def stop_here(trainer: Trainer, checkpoints: Checkpoints | None) -> TrainingError:
+    """Save the state of a run that was asked to stop; returns the error that ends it."""
+    if checkpoints is None:
+        return TrainingError(f"stopped as asked after step {trainer.steps}; nothing keeps states, so none was saved")
+    checkpoints.save(trainer.steps, trainer.state_dict())
+    return TrainingError(f"stopped as asked after step {trainer.steps}; start the same command again to go on")
 
 
 def run_replay(trainer: Trainer, replay: ReplayBuffer) -> None:

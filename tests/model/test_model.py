@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 from transformers.cache_utils import DynamicCache
 
 from modeling_pgolf.configuration_pgolf import PGolfConfig
@@ -244,7 +244,8 @@ def test_loading_twice_gives_equal_logits(either, tokens, tmp_path):
         del loaded  # whatever it leaves in memory must not reach the next
     stranger = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
     assert torch.equal(stranger(tokens).logits, expected)
-    assert torch.equal(PGolfModel.from_pretrained(tmp_path)(tokens)[0], either.model(tokens)[0])
+    for base in (PGolfModel.from_pretrained(tmp_path), AutoModel.from_pretrained(tmp_path, trust_remote_code=True)):
+        assert torch.equal(base(tokens)[0], either.model(tokens)[0])
 
 
 @pytest.fixture(scope="module")
