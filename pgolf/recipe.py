@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 import runpy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
@@ -24,6 +25,9 @@ from quantization.config import QuantizationConfig
 from training.config import TrainingConfig
 
 from .corpus.build import CorpusConfig
+
+# An argument that chooses the kind of a part, like training.qat:qat-config or training.ema:None.
+CHOICE = re.compile(r"[a-z_.-]+:[A-Za-z-]+")
 
 if TYPE_CHECKING:
     ModelConfig = Any
@@ -107,14 +111,19 @@ def refuse_unknown(data: dict[str, Any], known: dict[str, Any], where: str) -> N
 
 
 def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """Return the recipe with command-line overrides like ``--training.iterations 100``; exits with help on bad ones."""
+    """Return the recipe with command-line overrides; exits with help on bad ones.
+
+    ``--training.iterations 100`` changes a field. Behind all of those, ``training.qat:qat-config`` or
+    ``corpus.source:local-folder --corpus.source.path DIR`` choose another kind of a part, with its fields.
+    """
+    chooses = any(CHOICE.fullmatch(argument) for argument in overrides)
     changed: Recipe = tyro.cli(
         Recipe,
         default=recipe,
         args=list(overrides),
         prog="RECIPE",
         description=f"Overrides of the recipe '{recipe.name}'.",
-        config=(tyro.conf.AvoidSubcommands,),
+        config=() if chooses else (tyro.conf.AvoidSubcommands,),
     )
     return changed
 
