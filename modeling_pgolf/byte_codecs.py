@@ -1,7 +1,7 @@
 """Byte codecs: how the inner file of a record becomes small, encode and decode side by side.
 
-Codes are stored one to a byte: packing them to six bits first costs zstandard 8 % (docs/FORMAT.md). A header names
-the codec, so a reader never guesses.
+Codes are stored one to a byte: packing them to six bits first costs zstandard 8 to 11 % (docs/LOG.md). A header
+names the codec, so a reader never guesses.
 """
 
 import zstandard

@@ -140,14 +140,19 @@ def _read_grids(raw: bytes) -> dict[str, int]:
     text = raw[8 : 8 + length]
     header = json.loads(text)
     plain = _compact(header).encode()
-    grids = header["__metadata__"]["bits"]
+    (grids,) = header["__metadata__"].values()
     bits = json.loads(grids)
     if not isinstance(bits, dict) or not all(type(width) is int for width in bits.values()):
         raise FormatError(f"the inner file says {grids[:80]} where it should map tensor names to bits")
     names = [name for name in header if name != "__metadata__"]
     ordered = names == sorted(names, key=lambda name: (-BYTES_OF[header[name]["dtype"]], name))
     padded = plain.ljust(-(-len(plain) // 8) * 8)
-    if padded != text or _compact(dict(sorted(bits.items()))) != grids or not ordered:
+    if (
+        list(header["__metadata__"]) != ["bits"]
+        or padded != text
+        or _compact(dict(sorted(bits.items()))) != grids
+        or not ordered
+    ):
         raise FormatError("the header of the inner file is not spelt as pgolf spells it")
     return bits
 
@@ -162,6 +167,8 @@ def _checked(name: str, tensor: GridTensor) -> GridTensor:
         raise FormatError(f"'{name}' has {codes.dtype} codes, a {scale.dtype} scale and {bits!r} bits")
     if scale.shape not in (codes.shape[:1], torch.Size()):
         raise FormatError(f"'{name}' has codes {tuple(codes.shape)} and scales {tuple(scale.shape)}")
+    if not torch.isfinite(scale).all() or (scale < 0).any():
+        raise FormatError(f"'{name}' has a scale that is negative or no number")
     if codes.numel() and int(codes.to(torch.int16).abs().max()) > largest_code(bits):
         raise FormatError(f"'{name}' has codes outside its {bits}-bit grid")
     return tensor

@@ -42,7 +42,8 @@ class FolderCheckpoints:
             raise TrainingError(
                 f"the state of step {step} could not be written ({error}); older states are kept"
             ) from error
-        for old in self._stored()[: -self.keep]:
+        # Beside the oldest, what a killed process left of a write.
+        for old in [*self._stored()[: -self.keep], *self.folder.glob(".step-*")]:
             shutil.rmtree(old)
 
     def restore(self) -> dict[str, Any] | None:
@@ -69,7 +70,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         tensors = safetensors.torch.load_file(folder / TENSORS)
         state: dict[str, Any] = _fill(json.loads((folder / TREE).read_text()), tensors)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
         raise TrainingError(
             f"the training state {folder} is damaged ({error}); remove it to resume from an older"
         ) from error

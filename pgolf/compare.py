@@ -54,6 +54,8 @@ class Verdict:
 def read_seeds(records: Sequence[Path], name: str, scoring: str = "sliding") -> Seeds:
     """Read the scores of one system, one record folder a seed; raises RecipeError where one lacks them."""
     nats, bits = [], []
+    if len({folder.resolve() for folder in records}) < len(records):
+        raise RecipeError(f"a record was given twice as a seed of {name}; each seed is a record of its own")
     for folder in records:
         path = folder / "scores.json"
         if not path.is_file():
@@ -70,7 +72,7 @@ def compare(base: Seeds, candidate: Seeds) -> Verdict:
     """Compare two systems by their seeds."""
     gain = float(np.mean(base.nats) - np.mean(candidate.nats))
     gain_bits = float(np.mean(base.bits) - np.mean(candidate.bits))
-    if min(len(base.nats), len(candidate.nats)) < 2:
+    if min(len(set(base.nats)), len(set(candidate.nats))) < 2:  # one seed, or seeds without any spread
         return Verdict(gain, gain_bits, None, None, None)
     variance = np.var(base.nats, ddof=1) / len(base.nats) + np.var(candidate.nats, ddof=1) / len(candidate.nats)
     return Verdict(
@@ -101,7 +103,7 @@ def as_text(base: Seeds, candidate: Seeds, verdict: Verdict) -> str:
     """Say the comparison in lines for a terminal."""
 
     def level(p: float | None, passes: bool | None) -> str:
-        return "UNKNOWN: one seed has no spread" if p is None else f"p = {p:.4f}: {'PASS' if passes else 'FAIL'}"
+        return "UNKNOWN: the seeds have no spread" if p is None else f"p = {p:.4f}: {'PASS' if passes else 'FAIL'}"
 
     spread = "" if verdict.error_nats is None else f" ± {verdict.error_nats:.5f}"
     return "\n".join(

@@ -18,7 +18,7 @@ from .corpus.build import describe
 from .corpus.fineweb import ChallengeShards, FineWebStream
 from .plots import PALETTE
 from .recipe import BudgetConfig, Recipe, differences, recipe_json
-from .stages import Facts, StageTable, counted_seconds, machine
+from .stages import Facts, StageTable, counted_seconds, headline, machine
 
 # File names of the plots, in the order in which they are read.
 PLOTS = ("loss", "bytes", "position")
@@ -99,7 +99,7 @@ def validation_text(recipe: Recipe, facts: Facts) -> dict[str, Any]:
 
 def view(recipe: Recipe, facts: Facts, table: StageTable) -> dict[str, Any]:
     """Gather what the templates show."""
-    score, groups = facts.scores["sliding"], facts.sizes["groups"]
+    score, groups = facts.scores[headline(facts.scores)], facts.sizes["groups"]
     tokens = facts.metrics["steps"] * recipe.training.step_tokens
     return {
         "recipe": recipe,

@@ -40,11 +40,15 @@ from training.loop import fit
 
 from .artifact import OUTER_BYTES, WEIGHTS, code_bytes, write_loader
 from .checkpoint import FolderCheckpoints
-from .corpus.build import Corpus, build_corpus, describe
+from .corpus.build import Corpus, SentencePieceModel, build_corpus, describe
+from .corpus.local import LocalFolder
 from .recipe import Recipe, load_recipe, with_overrides
 from .record import write_record
 from .stages import as_text, stage_table
 from .workdir import RunFolder, building, check_outputs, file_hash, open_run, write_manifest, write_text
+
+# Parts of a corpus that are files of this machine.
+ON_DISK = (LocalFolder, SentencePieceModel)
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,16 @@ class Job:
 def parse_job(recipe_file: Path, arguments: list[str]) -> Job:
     """Read a recipe and apply ``--root``, ``--run`` and dotted overrides to it."""
     place, rest = tyro.cli(Place, args=arguments, return_unknown_args=True, add_help=False)
-    return Job(with_overrides(load_recipe(recipe_file), rest), place)
+    recipe = with_overrides(load_recipe(recipe_file), rest)
+    recipe.model_config()  # a model that contradicts itself is refused before anything is written
+    return Job(recipe, place)
 
 
 def corpus_folder(job: Job) -> Path:
-    """Return the folder of the recipe's corpus, named by what it is made of."""
-    text = json.dumps(describe(job.recipe.corpus), sort_keys=True)
+    """Return the folder of the recipe's corpus, named by what it is made of and where its files lie."""
+    corpus = job.recipe.corpus
+    places = [str(Path(part.path).resolve()) for part in (corpus.source, corpus.tokenizer) if isinstance(part, ON_DISK)]
+    text = json.dumps([describe(corpus), places], sort_keys=True)
     return job.place.root / "corpora" / hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

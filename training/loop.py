@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -66,7 +67,7 @@ def fit(
     """
     telemetry = Telemetry(log, config.iterations, config.step_tokens, accelerator.is_main_process)
     trainer = Trainer(model, tokens, config, accelerator, telemetry)
-    with fastest_attention():
+    with closing(telemetry), fastest_attention():
         if config.compile:
             with trainer.clock.phase("compile"):
                 trainer.warm_up()
@@ -81,7 +82,6 @@ def fit(
     if trainer.ema:
         trainer.ema.apply()
     telemetry.event("finished", step=trainer.steps, seconds=trainer.clock.seconds)
-    telemetry.close()
     return Trained(trainer.steps, trainer.last_loss, dict(trainer.clock.seconds))
 
 

@@ -213,9 +213,22 @@ class Trainer:
             "random": torch.cuda.get_rng_state() if cuda else torch.get_rng_state(),
         }
 
+    def _refuse_foreign(self, state: dict[str, Any]) -> None:
+        found = {name: tuple(tensor.shape) for name, tensor in state["model"].items()}
+        wanted = {name: tuple(parameter.shape) for name, parameter in self.model.named_parameters()}
+        parts = {part: state[part] is not None for part in ("ema", "qat", "replay")}
+        here = {"ema": self.ema is not None, "qat": self.qat is not None, "replay": self.replay is not None}
+        if found != wanted or parts != here:
+            differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+            raise TrainingError(
+                f"the stored state is of another run: parameters differ in {differing[:3]}, it has {parts}, this run "
+                f"{here}; remove the state to start afresh"
+            )
+
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned; raises TrainingError where it is the state of another run."""
+        self._refuse_foreign(state)
         self.steps, self.last_loss = state["steps"], state["last_loss"]
         for name, parameter in self.model.named_parameters():
             parameter.copy_(state["model"][name])
