@@ -176,7 +176,7 @@ def test_policies_and_words(record):
     text = as_text(judge(record_facts(record), policy, JUDGED), policy)
     assert "overall: UNKNOWN" in text and "[README of the challenge" in text
     assert overall(judge(record_facts(record), policy, JUDGED)) == "UNKNOWN"
-    with pytest.raises(RecipeError, match="there are precedent, strict"):
+    with pytest.raises(RecipeError, match="there are precedent, readme, strict"):
         load_policy("lenient")
 
 
