@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .workdir import ROOT
+from .siblings import ROOT
 
 DOORS = {"train": "training/train.py", "export": "quantization/export.py", "score": "evaluation/score.py"}
 

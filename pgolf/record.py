@@ -17,11 +17,12 @@ from safetensors import safe_open
 
 from modeling_pgolf.errors import FormatError
 
+from .corpus.splits import file_sha256
 from .plots import bytes_figure, loss_figure, position_figure, save_figure
 from .recipe import Recipe, differences, load_recipe
 from .report import model_card, report_html, view
 from .stages import Facts, StageTable, counted_seconds, headline, machine, read_facts, stage_table
-from .workdir import MANIFEST, RunFolder, building, check_outputs, file_hash, write_manifest, write_text
+from .workdir import MANIFEST, RunFolder, building, check_outputs, write_manifest, write_text
 
 WEIGHTS, CORPUS, RECIPE = "model.safetensors", "corpus.json", "recipe.json"
 
@@ -42,7 +43,7 @@ def write_record(recipe: Recipe, run: RunFolder, author: str = "unknown", github
         write_text(folder / "report.html", report_html(recipe, facts, table, folder / "plots"))
         entry = submission(recipe, facts, table, author, github_id)
         write_text(folder / "submission.json", json.dumps(entry, indent=2, ensure_ascii=False) + "\n")
-        inputs = {f"{part.name}/{MANIFEST}": file_hash(part / MANIFEST) for part in stage_folders(run)}
+        inputs = {f"{part.name}/{MANIFEST}": file_sha256(part / MANIFEST) for part in stage_folders(run)}
         # The hash that the stages recorded: a later version of pgolf may write the same recipe with more fields.
         recorded = facts.manifests["training"]["recipe_sha256"]
         write_manifest(folder, "record", recipe, inputs, {}, recipe_sha256=recorded, stamp=table.stamp)
@@ -61,7 +62,7 @@ def check_chain(recipe: Recipe, run: RunFolder) -> None:
         field, recorded, asked = changed[0]
         raise FormatError(f"the run was made with {field} = {recorded!r}, not {asked!r}; record it with its own recipe")
     checkpoint, artifact, scores = (check_outputs(folder) for folder in stage_folders(run))
-    recipe_sha256 = file_hash(run.path / RECIPE)
+    recipe_sha256 = file_sha256(run.path / RECIPE)
     for name, manifest in (("checkpoint", checkpoint), ("artifact", artifact), ("scores", scores)):
         told = (f"{name}/{MANIFEST}", manifest["recipe_sha256"])
         _same("the recipe", (f"this run's {RECIPE}", recipe_sha256), told, f"the stage of {name}")

@@ -42,10 +42,11 @@ from .artifact import OUTER_BYTES, WEIGHTS, code_bytes, write_loader
 from .checkpoint import FolderCheckpoints
 from .corpus.build import Corpus, SentencePieceModel, build_corpus, describe
 from .corpus.local import LocalFolder
+from .corpus.splits import file_sha256
 from .recipe import Recipe, load_recipe, with_overrides
 from .record import write_record
 from .stages import as_text, stage_table
-from .workdir import RunFolder, building, check_outputs, file_hash, open_run, write_manifest, write_text
+from .workdir import RunFolder, building, check_outputs, open_run, write_manifest, write_text
 
 # Parts of a corpus that are files of this machine.
 ON_DISK = (LocalFolder, SentencePieceModel)
@@ -174,7 +175,7 @@ def line_writer(path: Path) -> Callable[[dict[str, Any]], None]:
 
 def corpus_hashes(corpus: Corpus) -> dict[str, str]:
     """Return the SHA-256 of what identifies a corpus."""
-    return {"corpus.json": file_hash(corpus.folder / "corpus.json")}
+    return {"corpus.json": file_sha256(corpus.folder / "corpus.json")}
 
 
 def export(job: Job, run: RunFolder) -> None:
@@ -192,7 +193,7 @@ def export(job: Job, run: RunFolder) -> None:
         sizes = {"total_bytes": total, "code_bytes": code, "matrix_scale_floor": artifact.matrix_scale_floor}
         ledger = [asdict(line) for line in artifact.ledger]
         write_text(folder / "bytes.json", json.dumps({**sizes, "groups": ledger}, indent=2) + "\n")
-        inputs = {"checkpoint/model.safetensors": file_hash(run.checkpoint / "model.safetensors")}
+        inputs = {"checkpoint/model.safetensors": file_sha256(run.checkpoint / "model.safetensors")}
         write_manifest(folder, "quantization", recipe, inputs, {"export": time.perf_counter() - started}, **sizes)
     print(f"artifact: {total:,} bytes of {recipe.budget.artifact_bytes:,} ({code:,} of them code)")
 

@@ -6,7 +6,6 @@ out, by which recipe, code, versions and hardware, in how many seconds. Records 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -24,12 +23,13 @@ import torch
 
 from modeling_pgolf.errors import FormatError, RecipeError
 
+from .corpus.splits import file_sha256
 from .recipe import Recipe, parse_recipe, recipe_hash, recipe_json
+from .siblings import ROOT
 
 MANIFEST = "manifest.json"
 # Packages whose version can change a number.
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "zstandard", "numpy")
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -159,13 +159,7 @@ def file_hashes(folder: Path) -> dict[str, str]:
     files = sorted(
         p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST and "__pycache__" not in p.parts
     )
-    return {str(p.relative_to(folder)): file_hash(p) for p in files}
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {str(p.relative_to(folder)): file_sha256(p) for p in files}
 
 
 def commit() -> str | None:

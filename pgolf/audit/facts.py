@@ -16,8 +16,8 @@ from evaluation.ledger import GENESIS, link
 from modeling_pgolf.errors import FormatError
 
 from ..artifact import WEIGHTS, code_bytes
+from ..corpus.splits import file_sha256
 from ..stages import machine
-from ..workdir import file_hash
 
 # Tokens per byte of the challenge's validation splits, and how far a score may be off. Source: LEGALITY 3.4, K15.
 TOKENS_PER_BYTE = {"SP1024": 0.410521, "SP4096": 0.301235, "SP8192": 0.268339, "CaseOps SP8192": 0.316741}
@@ -157,7 +157,9 @@ def agreement_fact(record: Path, scores: dict[str, Any]) -> Fact:
 def hash_fact(record: Path) -> Fact:
     """Whether every file is the one that the record's manifest names."""
     outputs = _json(record / "manifest.json")["outputs"]
-    wrong = [name for name, sha in outputs.items() if not (record / name).is_file() or file_hash(record / name) != sha]
+    wrong = [
+        name for name, sha in outputs.items() if not (record / name).is_file() or file_sha256(record / name) != sha
+    ]
     return Fact("E3", "files match their hashes", not wrong, ", ".join(wrong[:4]) or f"{len(outputs)} files do")
 
 

@@ -11,8 +11,9 @@ from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from pgolf.artifact import code_bytes, write_artifact
 from pgolf.corpus.build import CorpusConfig, TrainBpe
 from pgolf.corpus.embedded import EmbeddedProse
+from pgolf.corpus.splits import file_sha256
 from pgolf.recipe import ModelConfig, Recipe
-from pgolf.workdir import building, file_hash, open_run, write_manifest, write_text
+from pgolf.workdir import building, open_run, write_manifest, write_text
 from quantization.compress import compress
 from quantization.config import QuantizationConfig
 from training.config import TrainingConfig
@@ -75,7 +76,7 @@ def write_artifact_folder(recipe, run, model):
         code = code_bytes(folder)
         sizes = {"total_bytes": code + (folder / "model.safetensors").stat().st_size, "code_bytes": code}
         write_text(folder / "bytes.json", json.dumps({**sizes, "groups": [asdict(line) for line in artifact.ledger]}))
-        inputs = {"checkpoint/model.safetensors": file_hash(run.checkpoint / "model.safetensors")}
+        inputs = {"checkpoint/model.safetensors": file_sha256(run.checkpoint / "model.safetensors")}
         write_manifest(folder, "quantization", recipe, inputs, {"export": 0.5}, **sizes)
 
 
@@ -91,7 +92,7 @@ def write_scores(recipe, run):
         save_file({"plain": nats, "sliding": nats.clone()}, folder / "nats.safetensors")
         seconds = {"plain": 1.0, "sliding": 4.0}
         write_text(folder / "scores.json", json.dumps({"scores": scores, "seconds": seconds}))
-        inputs = {"artifact/model.safetensors": file_hash(run.artifact / "model.safetensors"), **CORPUS}
+        inputs = {"artifact/model.safetensors": file_sha256(run.artifact / "model.safetensors"), **CORPUS}
         write_manifest(folder, "evaluation", recipe, inputs, seconds)
 
 

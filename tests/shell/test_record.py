@@ -16,10 +16,11 @@ from modeling_pgolf.errors import FormatError, RecipeError
 from pgolf.corpus.build import CorpusConfig, TrainBpe
 from pgolf.corpus.embedded import EmbeddedProse
 from pgolf.corpus.fineweb import ChallengeShards, FineWebStream
+from pgolf.corpus.splits import file_sha256
 from pgolf.record import write_record
 from pgolf.report import hub_datasets
 from pgolf.stages import JUDGE_GPU, STAMP, as_text, stage_table
-from pgolf.workdir import MANIFEST, RunFolder, check_outputs, file_hash
+from pgolf.workdir import MANIFEST, RunFolder, check_outputs
 from training.config import ReplayConfig
 
 
@@ -68,9 +69,9 @@ def test_record_is_complete_and_its_manifest_holds(recorded):
     artifact = set(json.loads((run.artifact / MANIFEST).read_text())["outputs"])
     assert set(manifest["outputs"]) == own_files | plots | manifests | artifact
     assert manifest["stage"] == "record" and manifest["stamp"] == ""
-    assert manifest["inputs"]["artifact/manifest.json"] == file_hash(run.artifact / MANIFEST)
+    assert manifest["inputs"]["artifact/manifest.json"] == file_sha256(run.artifact / MANIFEST)
     for name in artifact:
-        assert file_hash(run.record / name) == file_hash(run.artifact / name)
+        assert file_sha256(run.record / name) == file_sha256(run.artifact / name)
 
 
 def test_record_loads_like_the_artifact(recorded):
