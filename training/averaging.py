@@ -1,7 +1,8 @@
 """Averages of the weights over the run: the exponential moving average.
 
 ``ema ← d · ema + (1 − d) · w`` in float32 after every step, from the initial weights.
-Source: PR 287; SPEC-11L 2.6; the warm-up of the decay is TensorFlow's ``num_updates`` form.
+Source: PR 287; SPEC-11L 2.6; the warm-up of the decay generalises TensorFlow's ``num_updates``, whose
+constant is 9.
 """
 
 from __future__ import annotations
@@ -28,22 +29,20 @@ class Ema:
     def update(self) -> None:
         """Take in the weights as they stand."""
         decay = self.config.decay
-        if self.config.warm_up:
-            decay = min(decay, (1 + self.updates) / (10 + self.updates))
+        if self.config.warm_up is not None:
+            decay = min(decay, (1 + self.updates) / (1 + self.config.warm_up + self.updates))
         torch._foreach_mul_(self.average, decay)
         torch._foreach_add_(self.average, [p.float() for p in self.parameters], alpha=1.0 - decay)
         self.updates += 1
 
-    @torch.no_grad()
-    def apply(self) -> None:
-        """Replace the weights by their average."""
-        for parameter, average in zip(self.parameters, self.average, strict=True):
-            parameter.copy_(average)
+    @property
+    def averages(self) -> dict[str, Tensor]:
+        """The averages by parameter name; live tensors."""
+        return dict(zip(self.names, self.average, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averages by name and the number of updates."""
-        averages: dict[str, Tensor] = dict(zip(self.names, self.average, strict=True))
-        return {"updates": self.updates, "averages": averages}
+        return {"updates": self.updates, "averages": self.averages}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""

@@ -1,17 +1,16 @@
-"""Batches in the reference's order: consecutive spans of the token stream, none shared, none skipped.
+"""Batches: what a step reads, and the reference's order of it, consecutive spans that are never shared or skipped.
 
 Each call of the reference loader gives every process one span of ``n + 1`` tokens: the first ``n`` are inputs, the
 last ``n`` targets, so one token in ``n + 1`` is only ever a target. The stream runs through the shards in order and
 wraps. The order is the same for any number of processes that divides ``spans_per_step``.
 
-``n`` inputs of a span, ``T`` sequence length. Source: SPEC-11L 3.2.
+``n`` inputs of a span, ``T`` sequence length. Source: SPEC-11L 3.2, SPEC-8192 3.4.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,16 +21,28 @@ from modeling_pgolf.errors import TrainingError
 
 from .config import TrainingConfig
 
-Shard = NDArray[np.uint16]
+
+class Shard(Protocol):
+    """Token ids in a row: an array, or a file that is watched while it is read."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> NDArray[np.uint16]: ...
 
 
 class TrainTokens:
-    """Training tokens as a list of memory-mapped uint16 shards, read as one endless stream."""
+    """Training tokens as a list of memory-mapped uint16 shards, read as one endless stream.
 
-    def __init__(self, shards: Sequence[Shard]) -> None:
-        self.shards = [shard for shard in shards if len(shard)]
-        if not self.shards:
+    names: what the shards are called, which seeds the coprime-stride order; without them they are called by number.
+    """
+
+    def __init__(self, shards: Sequence[Shard], names: Sequence[str] | None = None) -> None:
+        named = zip(names or map(str, range(len(shards))), shards, strict=True)
+        kept = [(name, shard) for name, shard in named if len(shard)]
+        if not kept:
             raise TrainingError("there are no training tokens; build the corpus first")
+        self.names = [name for name, _ in kept]
+        self.shards = [shard for _, shard in kept]
         self._starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
 
     def __len__(self) -> int:
@@ -44,21 +55,42 @@ class TrainTokens:
         while filled < count:
             place = (position + filled) % len(self)
             shard = int(np.searchsorted(self._starts, place, side="right")) - 1
-            piece = self.shards[shard][place - self._starts[shard] :][: count - filled]
+            start = int(place - self._starts[shard])
+            piece = self.shards[shard][start : start + count - filled]
             taken[filled : filled + len(piece)] = piece
             filled += len(piece)
         return taken
+
+    def windows(self, places: Sequence[tuple[int, int]], length: int) -> tuple[Tensor, Tensor]:
+        """Read ``length + 1`` tokens from each (shard, start); returns inputs and targets, int64 (windows, length)."""
+        rows = np.stack([self.shards[shard][start : start + length + 1] for shard, start in places])
+        read = torch.from_numpy(rows.astype(np.int64))
+        return read[:, :-1].contiguous(), read[:, 1:].contiguous()
+
+
+class Batches(Protocol):
+    """The share of one process in each step."""
+
+    processes: int
+
+    def next_step(self) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of this process for one step, int64 (sequences, T)."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place in the data, the same on every process; all of them must ask together."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the place of ``state``; raises TrainingError where this order cannot."""
+        ...
 
 
 class SequentialBatches:
     """The share of one process in each step, in stream order; its state is one position."""
 
     def __init__(self, tokens: TrainTokens, config: TrainingConfig, rank: int = 0, processes: int = 1) -> None:
-        if config.spans_per_step % processes:
-            raise TrainingError(
-                f"{processes} processes cannot share {config.spans_per_step} spans a step evenly; "
-                "use a number of processes that divides training.spans_per_step"
-            )
+        self.calls = calls_per_step(config, processes)
         self.tokens, self.config = tokens, config
         self.rank, self.processes = rank, processes
         self.position = 0
@@ -66,44 +98,52 @@ class SequentialBatches:
     def next_step(self) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of this process for one step, int64 (sequences, T)."""
         span = self.config.span_sequences * self.config.sequence_length
-        inputs, targets = [], []
-        for call in range(self.config.spans_per_step // self.processes):
+        spans = []
+        for call in range(self.calls):
             place = self.position + (call * self.processes + self.rank) * (span + 1)
-            read = torch.from_numpy(self.tokens.read(place, span + 1))
-            inputs.append(read[:-1].view(-1, self.config.sequence_length))
-            targets.append(read[1:].view(-1, self.config.sequence_length))
+            spans.append(self.tokens.read(place, span + 1))
         self.position = (self.position + self.config.spans_per_step * (span + 1)) % len(self.tokens)
-        return torch.cat(inputs), torch.cat(targets)
+        return inputs_and_targets(spans, self.config.sequence_length)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the stream position."""
-        return {"position": self.position}
+        return {"order": "sequential", "position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the stream position."""
+        """Restore the stream position, whatever the number of processes."""
+        refuse_order(state, "sequential")
         self.position = state["position"]
 
 
-# Steps whose tokens a stream's fingerprint covers: enough to tell orders apart, read again in milliseconds.
-FINGERPRINT_STEPS = 4
+def calls_per_step(config: TrainingConfig, processes: int) -> int:
+    """Return the spans that each process reads in a step; raises TrainingError where they cannot be shared evenly."""
+    if config.spans_per_step % processes:
+        raise TrainingError(
+            f"{processes} processes cannot share {config.spans_per_step} spans a step evenly; "
+            "use a number of processes that divides training.spans_per_step"
+        )
+    return config.spans_per_step // processes
 
 
-def step_batches(tokens: TrainTokens, config: TrainingConfig, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """List the inputs and targets of every step of a run, all processes together, from its recorded configuration."""
-    batches = SequentialBatches(tokens, config)
-    for _ in range(steps):
-        yield batches.next_step()
+def inputs_and_targets(spans: Sequence[NDArray[np.int64]], sequence_length: int) -> tuple[Tensor, Tensor]:
+    """Cut spans of ``n + 1`` tokens into rows: all but the last token, and all but the first, int64 (sequences, T)."""
+    read = torch.from_numpy(np.stack(spans))
+    return read[:, :-1].reshape(-1, sequence_length), read[:, 1:].reshape(-1, sequence_length)
 
 
-def stream_facts(tokens: TrainTokens, config: TrainingConfig, steps: int) -> dict[str, Any]:
-    """Describe the stream a run of ``steps`` steps has read, with a SHA-256 over its first batches."""
-    digest = hashlib.sha256()
-    for inputs, targets in step_batches(tokens, config, min(steps, FINGERPRINT_STEPS)):
-        digest.update(inputs.numpy().tobytes() + targets.numpy().tobytes())
-    return {
-        "order": "sequential",
-        "steps": steps,
-        "tokens": steps * config.step_tokens,
-        "corpus_tokens": len(tokens),
-        "fingerprint": digest.hexdigest()[:16],
-    }
+def refuse_order(state: dict[str, Any], order: str) -> None:
+    """Raise TrainingError where ``state`` is the place of another order."""
+    if state.get("order") != order:
+        raise TrainingError(
+            f"the stored state is a place in the {state.get('order')} order, this run reads the {order} one; "
+            "use the recipe of that run, or remove the state to start afresh"
+        )
+
+
+def refuse_processes(state: dict[str, Any], processes: int) -> None:
+    """Raise TrainingError where ``state`` is of another number of processes, on which its order depends."""
+    if state["processes"] != processes:
+        raise TrainingError(
+            f"the {state['order']} order depends on the number of processes: the stored state is of "
+            f"{state['processes']}, this run has {processes}; resume with {state['processes']}, or remove the state"
+        )

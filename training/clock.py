@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-COUNTED = ("step", "replay")
+COUNTED = ("step", "data", "replay", "fine_tune")
 
 
 class Clock:
@@ -36,6 +36,12 @@ class Clock:
         finally:
             self._synchronize()
             self._close()
+
+    def attribute(self, name: str, seconds: float) -> None:
+        """Book ``seconds`` of the open phase, if one is, under ``name`` instead."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        if self._open is not None:
+            self._open = (self._open[0], self._open[1] + seconds)
 
     def _close(self) -> None:
         assert self._open is not None

@@ -21,7 +21,10 @@ from modeling_pgolf.errors import TrainingError
 
 from .batches import TrainTokens
 from .config import TrainingConfig
+from .fine_tune import fine_tune
 from .replay import ReplayBuffer
+from .state import restore_run, run_state
+from .streamed import TokenStream
 from .telemetry import Log, Telemetry
 from .trainer import Trainer
 
@@ -49,7 +52,7 @@ class Trained:
 
 def fit(
     model: PreTrainedModel,
-    tokens: TrainTokens,
+    tokens: TrainTokens | TokenStream,
     config: TrainingConfig,
     accelerator: Accelerator,
     *,
@@ -57,12 +60,14 @@ def fit(
     checkpoints: Checkpoints | None = None,
     log: Log = lambda event: None,
     stop: Callable[[], bool] = lambda: False,
+    fine_tune_tokens: TrainTokens | None = None,
 ) -> Trained:
     """Train ``model`` in place and return what happened.
 
     validate: called with the model as it stands, every ``validate_every`` steps; its result is logged.
     checkpoints: asked to restore at the start and to save every ``checkpoint_every`` steps.
     stop: asked after every step; once it says so, the state is saved and the run ends in a TrainingError.
+    fine_tune_tokens: what ``config.fine_tune`` goes over.
     Raises TrainingError on a non-finite loss or an uneven number of processes, too.
     """
     telemetry = Telemetry(log, config.iterations, config.step_tokens, accelerator.is_main_process)
@@ -72,15 +77,19 @@ def fit(
             with trainer.clock.phase("compile"):
                 trainer.warm_up()
         if checkpoints is not None and (state := checkpoints.restore()) is not None:
-            trainer.load_state_dict(state)
+            restore_run(trainer, state)
             telemetry.event("resumed", step=trainer.steps, seconds=trainer.clock.counted)
         run_steps(trainer, validate, checkpoints, stop)
         if trainer.replay:
+            if validate:  # what would be published without the replay
+                with trainer.clock.phase("validate"), trainer.as_published():
+                    facts = validate(trainer.model)
+                telemetry.event("validation_before_replay", step=trainer.steps, **facts)
+                trainer.model.train()
             run_replay(trainer, trainer.replay)
-    if trainer.qat:
-        trainer.qat.switch(False)
-    if trainer.ema:
-        trainer.ema.apply()
+        trainer.finish()
+        if config.fine_tune:
+            run_fine_tune(trainer, fine_tune_tokens)
     telemetry.event("finished", step=trainer.steps, seconds=trainer.clock.seconds)
     return Trained(trainer.steps, trainer.last_loss, dict(trainer.clock.seconds))
 
@@ -113,21 +122,21 @@ def run_steps(
             trainer.model.train()
         if checkpoints and _due(trainer.steps, config.checkpoint_every):
             with clock.phase("checkpoint"):
-                checkpoints.save(trainer.steps, trainer.state_dict())
+                checkpoints.save(trainer.steps, run_state(trainer))
 
 
 def stop_here(trainer: Trainer, checkpoints: Checkpoints | None) -> TrainingError:
     """Save the state of a run that was asked to stop; returns the error that ends it."""
     if checkpoints is None:
         return TrainingError(f"stopped as asked after step {trainer.steps}; nothing keeps states, so none was saved")
-    checkpoints.save(trainer.steps, trainer.state_dict())
+    checkpoints.save(trainer.steps, run_state(trainer))
     return TrainingError(f"stopped as asked after step {trainer.steps}; start the same command again to go on")
 
 
 def run_replay(trainer: Trainer, replay: ReplayBuffer) -> None:
     """Replay the remembered spans; the ranked form ends with the clock."""
     config, steps, losses = replay.config, 0, [math.nan]
-    limit = math.inf if config.after_clock or trainer.config.seconds is None else trainer.config.seconds
+    limit = math.inf if config.after_clock or trainer.config.replay_end is None else trainer.config.replay_end
     name = "replay_after_clock" if config.after_clock else "replay"
     with trainer.clock.phase(name):
         since, before = time.perf_counter(), trainer.clock.counted
@@ -141,6 +150,16 @@ def run_replay(trainer: Trainer, replay: ReplayBuffer) -> None:
     trainer.telemetry.event(
         "replay", steps=steps, planned=planned, train_loss=losses[-1], after_clock=config.after_clock
     )
+
+
+def run_fine_tune(trainer: Trainer, tokens: TrainTokens | None) -> None:
+    """Fine-tune the published weights; raises TrainingError where nobody said on which tokens."""
+    if tokens is None:
+        raise TrainingError("fine-tuning was asked for, but no tokens were given for it; pass fine_tune_tokens to fit")
+    with trainer.clock.phase("fine_tune"):
+        epochs = fine_tune(trainer.model, tokens, trainer.config, trainer.accelerator)
+    for number, epoch in enumerate(epochs):
+        trainer.telemetry.event("fine_tune", epoch=number, lr=epoch.lr, train_loss=epoch.loss, tokens=len(tokens))
 
 
 def _due(step: int, every: int) -> bool:

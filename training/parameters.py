@@ -56,18 +56,23 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[Optimizer
     """Build the optimisers of all trainable parameters; every group carries its peak rate as ``peak_lr``."""
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     roles = partition(trainable, config.table_projections)
-    rates = {"token": config.token_lr, "head": config.head_lr, "scalar": config.scalar_lr}
+    # Rate and decay. The reference gives an untied head plain Adam: no decay.
+    rates = {
+        "token": (config.token_lr, config.token_decay),
+        "head": (config.head_lr, 0.0),
+        "scalar": (config.scalar_lr, config.scalar_decay),
+    }
     fused = any(p.is_cuda for _, p in trainable)
-    # The reference gives an untied head plain Adam: no decay.
     groups = [
-        {"params": roles[role], "lr": rate, "weight_decay": 0.0 if role == "head" else config.weight_decay}
-        for role, rate in rates.items()
+        {"params": roles[role], "lr": rate, "weight_decay": decay}
+        for role, (rate, decay) in rates.items()
         if roles[role]
     ]
     optimizers: list[Optimizer] = [AdamW(groups, betas=ADAM_BETAS, eps=ADAM_EPS, fused=fused)] if groups else []
     if roles["matrix"]:
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        optimizers.append(Muon(roles["matrix"], config.matrix_lr, config.weight_decay, dtype))
+        rows = config.row_normalized_muon
+        optimizers.append(Muon(roles["matrix"], config.matrix_lr, config.matrix_decay, dtype, rows))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]

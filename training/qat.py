@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from modeling_pgolf.errors import TrainingError
 from modeling_pgolf.grid import FakeGrid
 from modeling_pgolf.linear import CastLinear
 
@@ -27,6 +28,11 @@ class LateQat:
             for module in model.modules()
             if isinstance(module, CastLinear) and module.weight.numel() > config.more_elements_than
         ]
+        if not self.layers:
+            raise TrainingError(
+                f"late QAT was asked for, but no matrix has more than {config.more_elements_than:,} elements; lower "
+                "training.qat.more_elements_than, or train without it"
+            )
         self.on = False
 
     def switch(self, on: bool) -> None:

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from .config import ReplayConfig
@@ -29,11 +31,18 @@ class ReplayBuffer:
         for x, y in zip(inputs.int().chunk(spans), targets.int().chunk(spans), strict=True):
             self.spans.append((x.clone(), y.clone()))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the remembered spans, oldest first."""
-        return {"inputs": [x for x, _ in self.spans], "targets": [y for _, y in self.spans]}
+    def state_dict(self, accelerator: Accelerator) -> dict[str, Any]:
+        """Return the remembered spans of all processes, int32 (processes · spans, 2, sequences, T), oldest first."""
+        if not self.spans:
+            return {"spans": None, "processes": accelerator.num_processes}
+        own = torch.stack([torch.stack(span) for span in self.spans]).to(accelerator.device)
+        return {"spans": accelerator.gather(own).cpu(), "processes": accelerator.num_processes}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the remembered spans."""
+    def load_state_dict(self, state: dict[str, Any], accelerator: Accelerator) -> None:
+        """Restore this process's spans; another number of processes than before deals all of them out anew."""
         self.spans.clear()
-        self.spans.extend(zip(state["inputs"], state["targets"], strict=True))
+        if state["spans"] is None:
+            return
+        dealt = torch.stack(state["spans"].chunk(state["processes"]), dim=1).flatten(0, 1)
+        mine = dealt[accelerator.process_index :: accelerator.num_processes]
+        self.spans.extend((x, y) for x, y in mine)

@@ -1,15 +1,14 @@
 """One training run as an object: state, one optimiser step, one replayed step.
 
-Accelerate places the model and averages gradients over processes. ``state_dict`` holds every piece of state that a
-resumed run needs; where it is kept is the shell's business. Source: SPEC-11L 2.
+Accelerate places the model and averages gradients over processes. Source: SPEC-11L 2.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -20,14 +19,21 @@ from transformers import PreTrainedModel
 from modeling_pgolf.errors import TrainingError
 
 from .averaging import Ema
-from .batches import SequentialBatches, TrainTokens
+from .batches import TrainTokens
 from .clock import Clock
 from .config import TrainingConfig
+from .flops import peak_flops, training_flops
+from .gradients import CLIPS
+from .orders import open_batches
 from .parameters import build_optimizers
+from .precision import round_like_published
 from .qat import LateQat
+from .recurrence import LateLoop
 from .replay import ReplayBuffer
-from .schedules import clock_scale, muon_momentum, step_scale
-from .telemetry import Telemetry
+from .schedules import learning_rate_scale, muon_momentum, progress
+from .streamed import TokenStream
+from .swa import TightSwa
+from .telemetry import StepFacts, Telemetry
 
 
 class NextTokenLoss(nn.Module):
@@ -49,7 +55,7 @@ class Trainer:
     def __init__(
         self,
         model: PreTrainedModel,
-        tokens: TrainTokens,
+        tokens: TrainTokens | TokenStream,
         config: TrainingConfig,
         accelerator: Accelerator,
         telemetry: Telemetry,
@@ -57,31 +63,45 @@ class Trainer:
         self.config, self.accelerator, self.telemetry = config, accelerator, telemetry
         self.model = model.to(accelerator.device)
         self.vocab_size = model.config.vocab_size
+        if config.table_dtype == "bf16":
+            round_like_published(self.model)
         loss = NextTokenLoss(self.model)
         graph = torch.compile(loss, dynamic=False) if config.compile else loss
         self.forward = accelerator.prepare_model(graph)
         self.optimizers = [accelerator.prepare_optimizer(o) for o in build_optimizers(self.model, config)]
-        self.batches = SequentialBatches(tokens, config, accelerator.process_index, accelerator.num_processes)
+        self.batches = open_batches(tokens, config, accelerator.process_index, accelerator.num_processes)
         self.clock = Clock(self._synchronize)
+        self.clip = CLIPS[config.clip]
+        self.peak = peak_flops(accelerator.device, accelerator.num_processes)
         self.ema = Ema(self.model, config.ema) if config.ema else None
+        averaged = self.ema.averages if self.ema else dict(self.model.named_parameters())
+        self.swa = TightSwa(averaged, config.swa) if config.swa else None
         self.qat = LateQat(self.model, config.qat) if config.qat else None
         self.replay = ReplayBuffer(config.replay) if config.replay else None
+        late = config.loop_from > 0 and model.config.loop_passes > 0
+        self.loop = LateLoop(self.model.model, config.loop_from) if late else None
         self.steps = 0
         self.last_loss = math.nan
 
     def warm_up(self) -> None:
         """Compile forward and backward on random tokens; no weight, generator or data position changes."""
-        modes = [False, True] if self.qat else [False]
         sequences = {self.config.micro_batch_sequences} | ({self.config.span_sequences} if self.replay else set())
-        for on in modes:  # both graphs, so that switching the rounding on costs the clock nothing
-            if self.qat:
-                self.qat.switch(on)
-            for count in sorted(sequences):
-                self._warm_pass(min(count, self.config.micro_batch_sequences))
-        if self.qat:
-            self.qat.switch(False)
+        # Every graph, so that switching the rounding or the loop on costs the clock nothing.
+        for looped in [False, True] if self.loop else [True]:
+            for rounded in [False, True] if self.qat else [False]:
+                self.switch(looped, rounded)
+                for count in sorted(sequences):
+                    self._warm_pass(min(count, self.config.micro_batch_sequences))
+        self.switch(False, False)
         for parameter in self.model.parameters():
             parameter.grad = None
+
+    def switch(self, looped: bool, rounded: bool) -> None:
+        """Turn the loop and the rounding of late QAT on or off, where the run has them."""
+        if self.loop:
+            self.loop.switch(looped)
+        if self.qat:
+            self.qat.switch(rounded)
 
     def _warm_pass(self, sequences: int) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -90,36 +110,43 @@ class Trainer:
         # A clone: one tensor in both places would be compiled as a graph of its own.
         self._backward(tokens, tokens.clone(), 1.0, synchronize=True)
 
-    def scale(self) -> float:
-        """Return the learning-rate scale of the next step, the same on every process."""
-        config = self.config
-        scale = step_scale(self.steps, config.iterations, config.warmdown_steps)
-        if config.loop_seconds is not None:
-            elapsed = self.shared(self.clock.counted)
-            scale = min(scale, clock_scale(self.steps, elapsed, config.loop_seconds, config.warmdown_steps))
-        return scale
+    def elapsed(self) -> float | None:
+        """Return the counted seconds, the same on every process; None where no clock limits the run."""
+        return None if self.config.loop_seconds is None else self.shared(self.clock.counted)
 
     def finished(self) -> bool:
         """Say whether the run is over; by the clock once another mean step would not fit."""
         if self.steps >= self.config.iterations:
             return True
-        if self.config.loop_seconds is None or self.steps == 0:
+        elapsed, limit = self.elapsed(), self.config.loop_seconds
+        if elapsed is None or limit is None or self.steps == 0:
             return False
-        elapsed = self.shared(self.clock.counted)
-        return elapsed + elapsed / self.steps > self.config.loop_seconds
+        return elapsed + elapsed / self.steps > limit
 
     def step(self) -> None:
         """Take one optimiser step and report it."""
-        scale, momentum = self.scale(), muon_momentum(self.steps, self.config.momentum_warmup_steps)
+        elapsed = self.elapsed()
+        scale = learning_rate_scale(self.config, self.steps, elapsed)
+        momentum = muon_momentum(self.steps, self.config.momentum_warmup_steps)
         if self.qat and scale < self.qat.config.below_scale:
             self.qat.switch(True)
-        inputs, targets = self.batches.next_step()
+        if self.loop and progress(self.config, self.steps, elapsed) >= self.loop.from_share:
+            self.loop.switch(True)
+        inputs, targets = self._next_batch()
         if self.replay and scale < self.replay.config.below_scale:
             self.replay.remember(inputs, targets, len(inputs) // self.config.span_sequences)
         loss = self._gradients(inputs, targets, share=1.0)
         norm = self._update(scale, momentum)
         self.steps += 1
+        if self.swa:
+            self.swa.update(self.steps, scale)
         self._report(loss, scale, momentum, norm)
+
+    def _next_batch(self) -> tuple[Tensor, Tensor]:
+        since = time.perf_counter()
+        batch = self.batches.next_step()
+        self.clock.attribute("data", time.perf_counter() - since)
+        return batch
 
     def replay_step(self, inputs: Tensor, targets: Tensor) -> float:
         """Take one optimiser step on a remembered span; returns its loss in nats per token."""
@@ -139,12 +166,13 @@ class Trainer:
         losses = []
         for i, (x, y) in enumerate(micro):
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
-            losses.append(self._backward(x, y, share / passes, synchronize=i == passes - 1))
+            averaged = i == passes - 1 and self.config.clip == "global"
+            losses.append(self._backward(x, y, share / passes, synchronize=averaged))
         return torch.stack(losses).sum()
 
     def _update(self, scale: float, momentum: float) -> Tensor:
         """Clip, step every optimiser at ``scale`` times its peak rate, average; returns the norm before the clip."""
-        norm: Tensor = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        norm = self.clip(self.accelerator, list(self.model.parameters()), self.config.grad_clip)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * scale
@@ -156,6 +184,36 @@ class Trainer:
         if self.ema:
             self.ema.update()
         return norm
+
+    @property
+    def published(self) -> dict[str, Tensor]:
+        """The averages that are published instead of the weights, by name; empty without an average."""
+        if self.swa and self.swa.snapshots:
+            return self.swa.mean
+        return self.ema.averages if self.ema else {}
+
+    @contextmanager
+    def as_published(self) -> Iterator[None]:
+        """Put the averages in place of the weights while the context lasts, without the rounding of late QAT."""
+        own = {name: p.detach().clone() for name, p in self.model.named_parameters() if name in self.published}
+        parameters = dict(self.model.named_parameters())
+        with self.true_weights(), torch.no_grad():
+            for name, average in self.published.items():
+                parameters[name].copy_(average)
+            yield
+            for name, weights in own.items():
+                parameters[name].copy_(weights)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Leave the model as it is published: averaged, unrounded, looped, in float32."""
+        self.switch(looped=True, rounded=False)
+        averages = self.published
+        for name, parameter in self.model.named_parameters():
+            if name in averages:
+                parameter.copy_(averages[name])
+            # An average is published in the type that its weights were trained in, as in the reference.
+            parameter.data = parameter.float()
 
     @contextmanager
     def true_weights(self) -> Iterator[None]:
@@ -185,7 +243,16 @@ class Trainer:
                 "lower the learning rates and resume"
             )
         if self.steps % self.config.log_every == 0 or self.steps in (1, self.config.iterations):
-            self.telemetry.step(self.steps, self.last_loss, scale, momentum, float(norm), self.clock.counted)
+            self.telemetry.step(self._facts(scale, momentum, float(norm)))
+
+    def _facts(self, scale: float, momentum: float, norm: float) -> StepFacts:
+        seconds, limit = self.clock.counted, self.config.loop_seconds
+        left = (self.config.iterations - self.steps) * seconds / self.steps
+        if limit is not None:
+            left = min(left, max(limit - seconds, 0.0))
+        flops = training_flops(self.model, self.config.sequence_length) * self.config.step_tokens * self.steps
+        mfu = flops / max(seconds, 1e-9) / self.peak if self.peak else None
+        return StepFacts(self.steps, self.last_loss, scale, momentum, norm, seconds, left, mfu)
 
     def shared(self, value: float) -> float:
         """Return the main process's value on every process."""
@@ -196,51 +263,3 @@ class Trainer:
     def _synchronize(self) -> None:
         if self.accelerator.device.type == "cuda":
             torch.cuda.synchronize(self.accelerator.device)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything a resumed run needs; tensors are live, not copies."""
-        cuda = self.accelerator.device.type == "cuda"
-        return {
-            "steps": self.steps,
-            "last_loss": self.last_loss,
-            "model": dict(self.model.named_parameters()),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "ema": self.ema.state_dict() if self.ema else None,
-            "qat": self.qat.on if self.qat else None,
-            "replay": self.replay.state_dict() if self.replay else None,
-            "batches": self.batches.state_dict(),
-            "clock": self.clock.state_dict(),
-            "random": torch.cuda.get_rng_state() if cuda else torch.get_rng_state(),
-        }
-
-    def _refuse_foreign(self, state: dict[str, Any]) -> None:
-        found = {name: tuple(tensor.shape) for name, tensor in state["model"].items()}
-        wanted = {name: tuple(parameter.shape) for name, parameter in self.model.named_parameters()}
-        parts = {part: state[part] is not None for part in ("ema", "qat", "replay")}
-        here = {"ema": self.ema is not None, "qat": self.qat is not None, "replay": self.replay is not None}
-        if found != wanted or parts != here:
-            differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
-            raise TrainingError(
-                f"the stored state is of another run: parameters differ in {differing[:3]}, it has {parts}, this run "
-                f"{here}; remove the state to start afresh"
-            )
-
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned; raises TrainingError where it is the state of another run."""
-        self._refuse_foreign(state)
-        self.steps, self.last_loss = state["steps"], state["last_loss"]
-        for name, parameter in self.model.named_parameters():
-            parameter.copy_(state["model"][name])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        if self.ema:
-            self.ema.load_state_dict(state["ema"])
-        if self.qat:
-            self.qat.switch(state["qat"])
-        if self.replay:
-            self.replay.load_state_dict(state["replay"])
-        self.batches.load_state_dict(state["batches"])
-        self.clock.load_state_dict(state["clock"])
-        cuda = self.accelerator.device.type == "cuda"
-        (torch.cuda.set_rng_state if cuda else torch.set_rng_state)(state["random"])

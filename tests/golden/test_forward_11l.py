@@ -10,7 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from pgolf.convert import convert, model_state
+from training.config import QatConfig
+from training.qat import LateQat
 
 CASES = [
     "forward_414",
@@ -69,9 +72,27 @@ def test_forward_equals_the_reference(golden_11l, case, tmp_path):
     assert expected <= set(seen)
     for name in expected:
         assert torch.allclose(seen[name], tensors[name], atol=LOGITS, rtol=1e-4), name
+    # The one-feature cases come without gradients.
+    compare_gradients(model, tensors, set(dict(model.named_parameters())) if case in WITH_GRADIENTS else set())
+
+
+def compare_gradients(model, tensors, expected):
     gradients = model_state({n[2:]: t for n, t in tensors.items() if n.startswith("g.")})
     named = dict(model.named_parameters())
-    # The one-feature cases come without gradients.
-    assert set(gradients) == (set(named) if case in WITH_GRADIENTS else set())
+    assert set(gradients) == expected
     for name, gradient in gradients.items():
         assert (named[name].grad - gradient).abs().max() <= GRADIENT * gradient.abs().max() + 1e-9, name
+
+
+def test_forward_with_late_qat_equals_the_reference(golden_11l, tmp_path):
+    """On the reference's own training grid: -32..31 with float32 row scales."""
+    entry, tensors, _ = converted(golden_11l, "forward_414_qat", tmp_path)
+    model = PGolfForCausalLM.from_pretrained(tmp_path / "hf", attn_implementation="eager")
+    plain = model(tensors["input_ids"], use_cache=False).logits
+    LateQat(model, QatConfig(more_elements_than=0, lowest_code=-32, half_scale=False)).switch(True)
+    out = model(tensors["input_ids"], shift_labels=tensors["target_ids"], use_cache=False)
+    out.loss.backward()
+    assert (out.logits - plain).abs().max() > 0.01, "the rounding must matter"
+    assert torch.allclose(out.logits, tensors["logits"], atol=LOGITS, rtol=1e-4)
+    assert abs(out.loss.item() - entry["loss"]) < LOSS
+    compare_gradients(model, tensors, set(dict(model.named_parameters())))

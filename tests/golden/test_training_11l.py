@@ -51,7 +51,7 @@ class Run:
             warmdown_steps=env["WARMDOWN_ITERS"],
             momentum_warmup_steps=env["MUON_MOMENTUM_WARMUP_STEPS"],
             table_projections="adamw" if system == "1019" else "muon",
-            ema=EmaConfig(warm_up=False),
+            ema=EmaConfig(warm_up=None),
             qat=QatConfig(more_elements_than=0, lowest_code=-32, half_scale=False),
             replay=ReplayConfig(spans=env["TTT_BURST_STEPS"], after_clock=True) if system == "445" else None,
             precision="fp32",

@@ -1,4 +1,4 @@
-"""Batches: the reference loader's order for every number of processes, and reading across shards and the end."""
+"""Batches: every order of shards, from any place on, and the reference's sequential one for any number of processes."""
 
 import itertools
 import json
@@ -14,6 +14,7 @@ from modeling_pgolf.errors import TrainingError
 from pgolf.corpus.shards import open_split
 from training.batches import SequentialBatches, TrainTokens
 from training.config import TrainingConfig
+from training.orders import ORDERS, open_batches, step_batches, stream_facts
 
 # (processes, accumulation) of the reference's runs; their product is the spans of a step.
 SHARES = [(1, 8), (2, 4), (4, 2), (8, 1)]
@@ -111,3 +112,107 @@ def test_reading_is_that_of_one_endless_array(lengths, position, count):
     read = tokens.read(position, count)
     assert read.dtype == np.int64
     assert np.array_equal(read, endless[position : position + count])
+
+
+def ordered(order, span_sequences=3, sequence_length=8, spans_per_step=4):
+    return TrainingConfig(
+        sequence_length=sequence_length, span_sequences=span_sequences, spans_per_step=spans_per_step, order=order
+    )
+
+
+MANY = TrainTokens(shards(150, 60, 9, 210, 33, 75, 120, 90), list("abcdefgh"))
+
+
+def equal(steps, others):
+    return all(
+        torch.equal(x, y) for one, other in zip(steps, others, strict=True) for x, y in zip(one, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_order_goes_on_from_its_state(order, processes):
+    """Fifteen steps of 96 tokens go round the 747 tokens twice."""
+    for rank in range(processes):
+        straight, states = open_batches(MANY, ordered(order), rank, processes), []
+        steps = []
+        for _ in range(15):
+            states.append(json.dumps(straight.state_dict()))
+            steps.append(straight.next_step())
+        assert len(states[-1]) < 100
+        for place in (1, 4, 11, 14):
+            resumed = open_batches(MANY, ordered(order), rank, processes)
+            resumed.next_step()
+            resumed.load_state_dict(json.loads(states[place]))
+            assert equal([resumed.next_step() for _ in range(15 - place)], steps[place:])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_targets_follow_their_inputs_in_one_shard_or_the_stream(order):
+    for inputs, targets in step_batches(MANY, ordered(order), 6):
+        assert inputs.shape == targets.shape == (12, 8) and inputs.dtype == targets.dtype == torch.int64
+        assert inputs.is_contiguous() and targets.is_contiguous()  # other strides would be compiled anew
+        assert torch.equal(inputs[:, 1:], targets[:, :-1])
+        if order != "sequential":
+            for row, last in zip(inputs, targets[:, -1], strict=True):
+                assert any(
+                    torch.from_numpy(s.astype("int64")).unfold(0, 9, 1).eq(torch.cat([row, last[None]])).all(1).any()
+                    for s in MANY.shards
+                )
+
+
+def test_the_orders_differ_and_those_of_many_shards_depend_on_the_processes():
+    prints = {
+        (order, processes): stream_facts(MANY, ordered(order), 9, processes)["fingerprint"]
+        for order in ORDERS
+        for processes in (1, 2, 4)
+    }
+    assert len(set(prints.values())) == 7
+    assert len({prints["sequential", processes] for processes in (1, 2, 4)}) == 1
+    facts = stream_facts(MANY, ordered("coprime"), 9, 2)
+    assert (facts["order"], facts["processes"], facts["corpus_tokens"]) == ("coprime", 2, 747)
+
+
+@pytest.mark.parametrize("order", ["coprime", "shuffled"])
+def test_another_number_of_processes_cannot_go_on(order):
+    batches = open_batches(MANY, ordered(order), 0, 2)
+    batches.next_step()
+    with pytest.raises(
+        TrainingError, match=f"the {order} order depends .* state is of 2, this run has 4; resume with 2"
+    ):
+        open_batches(MANY, ordered(order), 0, 4).load_state_dict(batches.state_dict())
+
+
+@pytest.mark.parametrize(("found", "asked"), list(itertools.permutations(ORDERS, 2)))
+def test_a_place_in_another_order_is_refused(found, asked):
+    state = open_batches(MANY, ordered(found)).state_dict()
+    with pytest.raises(TrainingError, match=f"a place in the {found} order, this run reads the {asked} one"):
+        open_batches(MANY, ordered(asked)).load_state_dict(state)
+
+
+def test_shuffled_deals_every_window_once_before_any_comes_again():
+    tokens = TrainTokens(shards(81, 41, 161))
+    batches = open_batches(tokens, ordered("shuffled", span_sequences=1, spans_per_step=1))
+    windows = sum(len(starts) for starts in batches._starts)
+    first = [tuple(batches.next_step()[0].flatten().tolist()) for _ in range(windows)]
+    assert len(set(first)) == windows >= 32
+    seen = [token for row in first for token in row]
+    assert len(set(seen)) == len(seen)
+
+
+def test_coprime_visits_every_window_of_a_shard_once_a_round():
+    tokens = TrainTokens(shards(8 * 30 + 5))
+    batches = open_batches(tokens, ordered("coprime", span_sequences=1, spans_per_step=1))
+    first = [batches.next_step()[0][0, 0].item() for _ in range(len(tokens) // 8 - 1)]
+    assert len(set(first)) == len(first) and len({start % 8 for start in first}) == 1
+
+
+def test_a_process_without_a_window_is_refused():
+    with pytest.raises(TrainingError, match="process 1 of 2 owns no shard of the 2 with a whole window of 8 tokens"):
+        open_batches(TrainTokens(shards(100, 8)), ordered("shuffled"), 1, 2)
+
+
+def test_every_shard_has_one_name():
+    with pytest.raises(ValueError, match="longer"):
+        TrainTokens(shards(5, 5), ["a"])
+    assert TrainTokens([*shards(5), np.zeros(0, np.uint16), *shards(5)], ["a", "b", "c"]).names == ["a", "c"]

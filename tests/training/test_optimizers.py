@@ -20,7 +20,7 @@ from training.config import EmaConfig, QatConfig, ReplayConfig, TrainingConfig
 from training.optim.muon import Muon
 from training.optim.orthogonal import orthogonalize
 from training.parameters import build_optimizers, partition
-from training.schedules import clock_scale, muon_momentum, step_scale
+from training.schedules import clock_scale, learning_rate_scale, muon_momentum, step_scale
 from training.telemetry import Telemetry
 from training.trainer import Trainer
 
@@ -140,7 +140,7 @@ def test_adamw_of_the_tables(optim):
     table = nn.Module()
     table.embed_tokens = nn.Embedding(7, 5)
     table.embed_tokens.weight.data.copy_(golden["adamw_fp32.init"])
-    (adamw,) = build_optimizers(table, TrainingConfig(token_lr=0.035, weight_decay=0.04))
+    (adamw,) = build_optimizers(table, TrainingConfig(token_lr=0.035, token_decay=0.04))
     (group,) = adamw.param_groups
     for t in range(4):
         group["lr"] = group["peak_lr"] * (1 - 0.2 * t)
@@ -186,14 +186,14 @@ def toy_average(values, config):
 
 def test_moving_average(schedules):
     case = schedules["ema"]
-    ours = toy_average(case["values"], EmaConfig(case["decay"], warm_up=False))
+    ours = toy_average(case["values"], EmaConfig(case["decay"], warm_up=None))
     for average, expected in zip(ours, case["ema_after_each_update"], strict=True):
         torch.testing.assert_close(average, torch.tensor(expected), rtol=EMA, atol=EMA)
 
 
 def test_moving_average_with_a_warm_decay():
     expected, values = 1.0, [1.0, 3.0, -2.0, 5.0]
-    for t, average in enumerate(toy_average(values, EmaConfig(decay=0.15, warm_up=True))):
+    for t, average in enumerate(toy_average(values, EmaConfig(decay=0.15, warm_up=9.0))):
         decay = min(0.15, (1 + t) / (10 + t))  # 0.1, then the cap
         expected = decay * expected + (1 - decay) * values[t + 1]
         assert average.item() == pytest.approx(expected, rel=1e-6)
@@ -219,7 +219,7 @@ def test_late_phases_start_at_the_references_steps(schedules, tiny_config):
     trainer = Trainer(PGolfForCausalLM(tiny_config), tokens, config, Accelerator(cpu=True), quiet)
     scales, rounded, remembered = [], [], []
     for step in range(config.iterations):
-        scales.append(trainer.scale())
+        scales.append(learning_rate_scale(config, trainer.steps, trainer.elapsed()))
         held = len(trainer.replay.spans)
         trainer.step()
         rounded += [step] if trainer.qat.on else []
@@ -244,7 +244,9 @@ def groups_by_name(model, config):
 
 @pytest.mark.parametrize(("projections", "owner"), [("muon", "Muon"), ("adamw", "AdamW")])
 def test_every_parameter_has_one_optimizer(tiny_config, projections, owner):
-    config = TrainingConfig(token_lr=0.1, matrix_lr=0.2, scalar_lr=0.3, weight_decay=0.5, table_projections=projections)
+    rates = {"token_lr": 0.1, "matrix_lr": 0.2, "scalar_lr": 0.3}
+    decays = {"token_decay": 0.01, "matrix_decay": 0.02, "scalar_decay": 0.03}
+    config = TrainingConfig(**rates, **decays, table_projections=projections)
     groups = groups_by_name(PGolfForCausalLM(tiny_config), config)
     assert "lm_head.weight" not in groups  # tied: the token table itself
     for name, (kind, group) in groups.items():
@@ -256,7 +258,7 @@ def test_every_parameter_has_one_optimizer(tiny_config, projections, owner):
             expected = (owner, 0.2 if owner == "Muon" else 0.3)
         else:
             expected = ("AdamW", 0.3)
-        assert (kind, group["peak_lr"], group["weight_decay"]) == (*expected, 0.5), name
+        assert (kind, group["peak_lr"], group["weight_decay"]) == (*expected, pytest.approx(expected[1] / 10)), name
 
 
 def test_an_untied_head_has_its_own_group_without_decay(tiny_config):

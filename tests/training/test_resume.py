@@ -24,7 +24,7 @@ from pgolf import checkpoint
 from pgolf.checkpoint import FolderCheckpoints
 from training import telemetry
 from training.batches import TrainTokens
-from training.config import EmaConfig, QatConfig, ReplayConfig, TrainingConfig
+from training.config import EmaConfig, QatConfig, ReplayConfig, SwaConfig, TrainingConfig
 from training.loop import fit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +39,7 @@ CONFIG = TrainingConfig(
     warmdown_steps=8,
     momentum_warmup_steps=10,
     ema=EmaConfig(decay=0.9),
+    swa=SwaConfig(below_scale=0.8, every=2),
     qat=QatConfig(below_scale=0.55, more_elements_than=0),
     replay=ReplayConfig(below_scale=0.8, spans=5, epochs=2),
     precision="fp32",
@@ -124,7 +125,8 @@ def test_a_killed_run_ends_with_the_same_bits(tiny_config, tmp_path, monkeypatch
 def timeless(events):
     """What was reported of steps, replay and end, without what depends on the clock or on having been stopped."""
     kept = [event for event in events if event["event"] != "resumed"]
-    return [{k: v for k, v in event.items() if k != "seconds"} for event in kept]
+    timed = ("seconds", "seconds_left", "tokens_per_second")
+    return [{k: v for k, v in event.items() if k not in timed} for event in kept]
 
 
 def test_everything_that_has_state_was_on(tiny_config, tmp_path):
@@ -138,7 +140,8 @@ def test_everything_that_has_state_was_on(tiny_config, tmp_path):
     for state in states:
         assert state["qat"] is True
         assert state["ema"]["updates"] == state["steps"]
-        assert len(state["replay"]["inputs"]) == 5
+        assert state["replay"]["spans"].shape[:2] == (5, 2)
+        assert state["swa"]["snapshots"] == {9: 1, 12: 3}[state["steps"]]
         kinds = [{key for entry in part["state"].values() for key in entry} for part in state["optimizers"]]
         assert kinds == [{"step", "exp_avg", "exp_avg_sq"}, {"momentum"}]
 
@@ -192,7 +195,7 @@ from evaluation.config import EvaluationConfig
 from pgolf.corpus.build import CorpusConfig, TrainBpe
 from pgolf.corpus.local import LocalFolder
 from pgolf.recipe import ModelConfig, Recipe
-from training.config import QatConfig, ReplayConfig, TrainingConfig
+from training.config import QatConfig, ReplayConfig, SwaConfig, TrainingConfig
 
 recipe = Recipe(
     name="tiny",

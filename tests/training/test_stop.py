@@ -13,9 +13,10 @@ from modeling_pgolf.errors import TrainingError
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from pgolf.checkpoint import FolderCheckpoints
 from pgolf.run import asked_to_stop
-from training.batches import FINGERPRINT_STEPS, TrainTokens, step_batches, stream_facts
+from training.batches import TrainTokens
 from training.config import EmaConfig, TrainingConfig
 from training.loop import fit
+from training.orders import FINGERPRINT_STEPS, step_batches, stream_facts
 from training.trainer import Trainer
 
 CONFIG = TrainingConfig(

@@ -4,7 +4,9 @@
 transposition, are orthogonalised as one stack, shared out over the processes; momentum is kept whole on each, so a
 checkpoint fits any number of them. The plain form, matrix by matrix, is ``tests/reference/muon.py``.
 
-Source: Keller Jordan, Muon (2024); weight decay, PR 162; SPEC-11L 2.3.
+MuonEq-R divides each row of ``g + μm`` by its length first.
+
+Source: Keller Jordan, Muon (2024); weight decay, PR 162; rows, PR 1217; SPEC-11L 2.3, SPEC-8192 2.2.
 """
 
 from __future__ import annotations
@@ -17,16 +19,21 @@ from torch import Tensor
 
 from .orthogonal import orthogonalize_shared
 
+# Keeps a row without gradient at zero, PR 1217.
+ROW_EPS = 1e-7
+
 
 class Muon(torch.optim.Optimizer):
     """Muon over matrices; ``momentum`` of a group is set by the schedule before each step.
 
-    lr: η, scaled by the schedule. weight_decay: λ. dtype: type of the Newton-Schulz products.
+    lr: η, scaled by the schedule. weight_decay: λ. dtype: type of the Newton-Schulz products. normalize_rows: MuonEq-R.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, weight_decay: float, dtype: torch.dtype, normalize_rows: bool = False
+    ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": 0.0})
-        self.dtype = dtype
+        self.dtype, self.normalize_rows = dtype, normalize_rows
         for group in self.param_groups:
             for p in group["params"]:
                 if p.ndim != 2:
@@ -51,7 +58,9 @@ class Muon(torch.optim.Optimizer):
         buffers = [self._buffer(p) for p in params]
         torch._foreach_mul_(buffers, momentum)
         torch._foreach_add_(buffers, gradients)
-        nesterov = torch._foreach_add(gradients, buffers, alpha=momentum)
+        nesterov = list(torch._foreach_add(gradients, buffers, alpha=momentum))
+        if self.normalize_rows:
+            nesterov = [n / n.norm(dim=-1, keepdim=True).clamp_min(ROW_EPS) for n in nesterov]
         updates: list[Any] = [None] * len(params)
         groups = by_shape(params)
         stacks = [torch.stack([_wide(nesterov[i]) for i in places]) for places in groups]
