@@ -33,18 +33,25 @@ class Block(GradientCheckpointingLayer):
         self.resid_mix = nn.Parameter(torch.empty(2, config.hidden_size))
 
     def forward(
-        self, x: Tensor, x0: Tensor, rotary: tuple[Tensor, Tensor], queries: slice | None = None, **kwargs: Any
+        self,
+        x: Tensor,
+        x0: Tensor,
+        value_embedding: Tensor | None,
+        rotary: tuple[Tensor, Tensor],
+        queries: slice | None = None,
+        **kwargs: Any,
     ) -> Tensor:
         """Return the stream behind the block, (B, T, D).
 
         x: the stream, (B, T, D). x0: the stream as it left the embedding stage. rotary: cos and sin (B, T, R/2).
         queries: the only positions to return; the others are keys and values. Other arguments are the attention's.
+        What gradients flow into comes by position: checkpointing of the re-entrant kind sees no named tensor.
         """
         mix = self.resid_mix.to(x.dtype)
         u = mix[0] * x + mix[1] * x0
         branch_input = self.branch_scale * rms_norm(u, self.eps)
         attended: Tensor
-        attended, _ = self.self_attn(branch_input, rotary, queries=queries, **kwargs)
+        attended, _ = self.self_attn(branch_input, rotary, value_embedding, queries=queries, **kwargs)
         if queries is not None:
             u, branch_input = u[:, queries], branch_input[:, queries]
         x = u + self.attn_scale.to(x.dtype) * attended

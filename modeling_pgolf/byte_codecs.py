@@ -1,39 +1,45 @@
-"""Byte codecs: how the inner file of a record becomes small, encode and decode side by side.
+"""Codecs: how the inner file of a record becomes small. A frame's header names the codec, so a reader never guesses.
 
-Codes are stored one to a byte: packing them to six bits first costs zstandard 8 to 11 % (docs/LOG.md). A header
-names the codec, so a reader never guesses.
+Codes are stored one to a byte: packing them to six bits first costs zstandard 8 to 11 % (docs/LOG.md).
 """
 
-import zstandard
-
+from .ans_codec import ans_decode, ans_encode, require_constriction
+from .brotli_codec import brotli_decode, brotli_encode, require_brotli
 from .errors import FormatError
+from .zstd_codec import LEVEL, zstd_decode, zstd_encode
 
-# Level 22 is the strongest that zstandard has; PR 162 and all records of its line use it.
-ZSTD_LEVEL = 22
+CODECS = ("zstd", "shuffle-brotli", "ans")
 
 
-def encode(codec: str, raw: bytes, level: int = ZSTD_LEVEL) -> bytes:
-    """Compress ``raw`` with the named codec."""
-    _check_known(codec)
-    return zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True).compress(raw)
+def encode(codec: str, raw: bytes, level: int = LEVEL) -> bytes:
+    """Compress an inner file with the named codec.
+
+    level: zstd's effort, for all of the file or for what the codec ``ans`` leaves over.
+    Raises EnvironmentMismatch where the codec's package is not installed.
+    """
+    require(codec)
+    if codec == "ans":
+        return ans_encode(raw, level)
+    return brotli_encode(raw) if codec == "shuffle-brotli" else zstd_encode(raw, level)
 
 
 def decode(codec: str, payload: bytes, raw_bytes: int) -> bytes:
     """Return the ``raw_bytes`` bytes that ``payload`` stands for.
 
-    The size that the payload itself declares is compared first, so no more memory is taken than the caller allowed.
-    Raises FormatError on an unknown codec or a damaged payload.
+    No codec takes more memory than ``raw_bytes`` allows. Raises FormatError on an unknown codec or a damaged payload,
+    EnvironmentMismatch where the codec's package is not installed.
     """
-    _check_known(codec)
-    try:
-        declared = zstandard.frame_content_size(payload)
-        if declared != raw_bytes:
-            raise FormatError(f"the header promises {raw_bytes} bytes, the zstd frame declares {declared}")
-        return zstandard.ZstdDecompressor().decompress(payload, max_output_size=raw_bytes, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise FormatError(f"the zstd frame is damaged: {error}; fetch the file again") from error
+    require(codec)
+    if codec == "ans":
+        return ans_decode(payload, raw_bytes)
+    return brotli_decode(payload, raw_bytes) if codec == "shuffle-brotli" else zstd_decode(payload, raw_bytes)
 
 
-def _check_known(codec: str) -> None:
-    if codec != "zstd":
-        raise FormatError(f"codec {codec!r} is not known to this code, which reads 'zstd'; a newer pgolf may read it")
+def require(codec: str) -> None:
+    """Raise FormatError where there is no such codec, EnvironmentMismatch where its package is not installed."""
+    if codec not in CODECS:
+        raise FormatError(f"codec {codec!r} is not known to this code, which reads {', '.join(CODECS)}; update pgolf")
+    if codec == "ans":
+        require_constriction()
+    if codec == "shuffle-brotli":
+        require_brotli()

@@ -89,6 +89,22 @@ class PGolfConfig(PreTrainedConfig):
         self._check_shapes()
         self._check_layers()
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build a configuration from what a file holds.
+
+        A file that names every field of ours may carry other keys too (attributes that other tools set, keys of a
+        later transformers): nothing can be misspelt in it. In any other a stranger raises ConfigError.
+        """
+        known, strangers = {f.name for f in fields(cls)}, {}
+        if known.intersection(cls.__annotations__) <= config_dict.keys():
+            strangers = {key: value for key, value in config_dict.items() if key not in known | STOCK_KEYS}
+        built = super().from_dict({key: v for key, v in config_dict.items() if key not in strangers}, **kwargs)
+        config = built[0] if isinstance(built, tuple) else built
+        for key, value in strangers.items():
+            setattr(config, key, value)
+        return built
+
     def _check_shapes(self) -> None:
         _require(self.num_blocks >= 1, f"num_blocks must be at least 1, found {self.num_blocks}")
         _require(
@@ -144,7 +160,7 @@ class PGolfConfig(PreTrainedConfig):
     @property
     def carries_previous(self) -> bool:
         """Whether a position reads the token or the stream of the position before it."""
-        return self.bigram_buckets > 0 or self.smear_gate
+        return self.number_of_conv_states > 0
 
     @property
     def layer_types(self) -> list[str]:
@@ -154,8 +170,8 @@ class PGolfConfig(PreTrainedConfig):
 
     @property
     def number_of_conv_states(self) -> int:
-        """States carried by the hybrid slot: the previous token id and the previous stream."""
-        return 2
+        """States carried by the hybrid slot: the previous token id for the bigram, the previous stream for the gate."""
+        return int(self.bigram_buckets > 0) + int(self.smear_gate)
 
 
 def _require(holds: bool, message: str) -> None:

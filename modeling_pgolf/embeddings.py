@@ -7,7 +7,6 @@ to the attention values of a few late blocks. Both are small tables with a proje
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .linear import CastLinear
@@ -45,7 +44,7 @@ class ProjectedTable(nn.Module):
 
     def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """Return ``scale · proj(table[ids])``, (B, T) to (B, T, width), computed in ``dtype``."""
-        rows = F.embedding(ids, self.embed.weight).to(dtype)
+        rows: Tensor = self.embed(ids).to(dtype)
         if self.proj is not None:
             rows = self.proj(rows)
         return rows * self.scale.to(dtype)

@@ -10,6 +10,7 @@
     ├── BudgetError          bytes or seconds over the limit
     ├── FormatError          a damaged or foreign artifact
     ├── LegalityError        a score that the rules of the game do not allow
+    ├── HubError             a transfer that the Hub refused or that broke off
     └── EnvironmentMismatch  packages or files that are not the ones the run was made with
 
 Messages say what was asked, what was found and what to do.
@@ -46,6 +47,10 @@ class FormatError(PGolfError, ValueError):
 
 class LegalityError(PGolfError):
     """A score that the rules of the game do not allow."""
+
+
+class HubError(PGolfError):
+    """A transfer that the Hub refused or that broke off."""
 
 
 class EnvironmentMismatch(PGolfError):

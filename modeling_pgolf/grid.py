@@ -22,7 +22,7 @@ class GridTensor(NamedTuple):
 
     def decode(self) -> Tensor:
         """Return ``code · scale`` in float32."""
-        return self.codes.float() * over_rows(self.scale, self.codes)
+        return self.codes.float().mul_(over_rows(self.scale, self.codes))
 
 
 class FakeGrid(NamedTuple):
@@ -58,7 +58,10 @@ def over_rows(scale: Tensor, like: Tensor) -> Tensor:
 
 
 def encode(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """Round ``weight`` to int8 codes, ``clamp(round(w / scale), -c, c)``; ties go to the even code, 0/0 to 0."""
+    """Round ``weight`` to int8 codes, ``clamp(round(w / scale), -c, c)``; ties go to the even code.
+
+    A scale of 0 gives codes of 0.
+    """
     c = largest_code(bits)
-    ratio = torch.nan_to_num(weight.float() / over_rows(scale, weight), nan=0.0)
-    return ratio.round().clamp(-c, c).to(torch.int8)
+    step = over_rows(torch.where(scale > 0, scale, torch.inf), weight)
+    return (weight.float() / step).round().clamp(-c, c).to(torch.int8)

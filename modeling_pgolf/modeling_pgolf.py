@@ -7,16 +7,15 @@ a final norm and a soft-capped tied head. Master weights keep their type; the st
 """
 
 import os
-from typing import Any
+from typing import Any, Unpack
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -26,6 +25,7 @@ from .configuration_pgolf import PGolfConfig
 from .embeddings import BIGRAM_SCALE, VALUE_SCALE, VALUE_TABLE_STD, ProjectedTable, bigram_ids
 from .gates import SmearGate, previous
 from .initial_weights import init_module
+from .masks import causal_mask, positions
 from .norms import rms_norm
 from .program import layer_program, skip_rows
 from .quantization_pgolf import register_quantizer
@@ -58,6 +58,18 @@ class PGolfPreTrainedModel(PreTrainedModel):
             init.zeros_(module.weight)
         elif isinstance(module, PGolfModel):
             module.init_stream_weights()
+        elif isinstance(module, nn.Embedding) and module not in self.modules():
+            init.normal_(module.weight, std=self.config.embed_init_std)  # rows that resizing adds
+
+    def _resize_token_embeddings(
+        self, new_num_tokens: int | None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        # The table of value embeddings is read by token id too.
+        table: nn.Embedding = super()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        if self.base_model.value_embed is not None:
+            values = self.base_model.value_embed.embed
+            self._get_resized_embeddings(values, table.num_embeddings, mean_resizing=mean_resizing)
+        return table
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> Any:
         """Save an ordinary float model with its code, loadable by every Auto class named in ``AUTO_MAP``."""
@@ -122,93 +134,84 @@ class PGolfModel(PGolfPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         queries: slice | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]  # untyped for mypy
     ) -> BaseModelOutputWithPast:
         """Return the normed last stream (B, T, D) and the cache.
 
         queries: the only positions to return, without padding and cache; the last block computes no others.
         input_ids: (B, T). position_ids: (B, T), 0 at a position without predecessor (a document of a packed row).
-        Without a fixed ``rotary_length`` the rotary base follows the length of the call once it exceeds
-        ``rotary_trained_length``: keys cached at a shorter length keep the base they were made with.
+        inputs_embeds: (B, T, D) in place of ids, for a model that reads nothing else by token id.
+        attention_mask: 2-D masks have their padding before the text or behind it, not inside: what stands before a
+        position is read by bigram and gate, masked or not.
+
+        Without a fixed ``rotary_length`` the rotary base follows the length of the call, cached positions and padding
+        included, once it exceeds ``rotary_trained_length``. What is cached was turned, and mixed by attention, with
+        the base of its own call, so from there on a cached call differs from one over the whole text, and depends on
+        how the text was cut into calls. Set ``config.rotary_length`` to the length that generation is to reach:
+        every call then has one base, and the two agree.
         """
-        if input_ids is None or inputs_embeds is not None:
-            raise ValueError(
-                "a pgolf model needs input_ids: its hashed bigram and value embeddings read token ids, "
-                "which inputs_embeds do not carry"
-            )
+        self._check_inputs(input_ids, inputs_embeds)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         packed = position_ids  # positions that the caller gives may describe packed documents
         if position_ids is None:
-            position_ids = self._positions(attention_mask, input_ids, past)
-        x = self._embed(input_ids, position_ids, past_key_values)
-        mask = self._causal_mask(attention_mask, x, past_key_values, packed)
-        length = self.config.rotary_length or int(past) + x.shape[1]
-        rotary = self._rotary(position_ids, length)
+            position_ids = positions(attention_mask, x, past)
+        x = self._embed(x, input_ids, position_ids > 0, past_key_values)
+        mask = causal_mask(self.config, attention_mask, x, past_key_values, packed)
+        rotary = self._rotary(position_ids, self.config.rotary_length or past + x.shape[1])
         kwargs |= {"attention_mask": mask, "past_key_values": past_key_values}
         x = self._run(x, input_ids, rotary, queries, **kwargs)
         return BaseModelOutputWithPast(last_hidden_state=x, past_key_values=past_key_values)
 
-    def _positions(self, attention_mask: Tensor | None, input_ids: Tensor, past: int | Tensor) -> Tensor:
-        T = input_ids.shape[1]
-        if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
-            return (attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -T:]
-        return (torch.arange(T, device=input_ids.device) + past)[None].expand(input_ids.shape[0], T)
+    def _check_inputs(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("a pgolf model needs input_ids, or inputs_embeds in their place, and not both")
+        if input_ids is None and (self.bigram is not None or self.value_embed is not None):
+            raise ValueError(
+                "this pgolf model needs input_ids: its hashed bigram and value embeddings read token ids, "
+                "which inputs_embeds do not carry"
+            )
 
-    def _causal_mask(self, attention_mask: Any, x: Tensor, cache: Cache | None, packed: Tensor | None) -> Tensor | None:
-        if isinstance(attention_mask, dict):
-            full: Tensor | None = attention_mask["full_attention"]
-            return full
-        plain = attention_mask is None and packed is None and cache is None
-        if plain and self.config._attn_implementation != "flex_attention":
-            # Every back-end but flex is causal by itself. Under torch.compile transformers 5.17 would write a mask
-            # out all the same, and a training step takes 1.5 times as long (docs/LOG.md).
-            return None
-        mask: Tensor | None = create_causal_mask(
-            config=self.config,
-            inputs_embeds=x,
-            attention_mask=attention_mask,
-            past_key_values=cache,
-            position_ids=packed,
-        )
-        return mask
+    def _embed(self, x: Tensor, input_ids: Tensor | None, follows: Tensor, cache: Cache | None) -> Tensor:
+        """Add the bigram to the token's row, norm and smear: the stream x0 (B, T, D) in the compute type.
 
-    def _embed(self, input_ids: Tensor, position_ids: Tensor, cache: Cache | None) -> Tensor:
-        """Token, bigram, norm and smear: the stream x0 (B, T, D) in the compute type."""
-        dtype = compute_dtype(self.embed_tokens.weight)
-        follows = position_ids > 0
-        x = F.embedding(input_ids, self.embed_tokens.weight).to(dtype)
-        if self.bigram is not None:
-            before = previous(input_ids[..., None], cache, 0)[..., 0]
-            x = x + self.bigram(bigram_ids(input_ids, before, follows, self.config.bigram_buckets), dtype)
+        follows: bool (B, T), False where a position has no predecessor.
+        """
+        x = x.to(compute_dtype(self.embed_tokens.weight))
+        state = 0  # of the states that the cache's first slot carries
+        if self.bigram is not None and input_ids is not None:
+            before = previous(input_ids[..., None], cache, state)[..., 0]
+            x = x + self.bigram(bigram_ids(input_ids, before, follows, self.config.bigram_buckets), x.dtype)
+            state += 1
         x = rms_norm(x, self.config.rms_norm_eps)
         if self.smear is not None:
-            before = previous(x, cache, 1)
+            before = previous(x, cache, state)
             x = self.smear(x, torch.where(follows[..., None], before, torch.zeros_like(before)))
         return x
 
-    def _rotary(self, position_ids: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    def _rotary(self, position_ids: Tensor, length: int | Tensor) -> tuple[Tensor, Tensor]:
         config = self.config
         base = stretched_base(config.rotary_base, length, config.rotary_trained_length, config.rotary_width)
         return rotary_tables(position_ids, base, config.rotary_width)
 
     def _run(
-        self, x: Tensor, input_ids: Tensor, rotary: tuple[Tensor, Tensor], queries: slice | None, **kwargs: Any
+        self, x: Tensor, input_ids: Tensor | None, rotary: tuple[Tensor, Tensor], queries: slice | None, **kwargs: Any
     ) -> Tensor:
         """Visit the blocks in program order; returns the normed stream (B, T, D) of ``queries``, or of all."""
         config, x0 = self.config, x
         kept: list[Tensor] = []
-        shared = self.value_embed(input_ids, x.dtype) if self.value_embed is not None else None
+        values = self.value_embed(input_ids, x.dtype) if self.value_embed is not None else None
         for slot, visit in enumerate(self.program):
             if visit.skip is not None:
                 x = self._blend_skip(x, kept.pop(), visit.skip)
             value = None
-            if shared is not None and self.value_embed_scales is not None and visit.block in config.value_embed_layers:
+            if values is not None and self.value_embed_scales is not None and visit.block in config.value_embed_layers:
                 place = config.value_embed_layers.index(visit.block)
-                value = shared * self.value_embed_scales[place].to(x.dtype)
+                value = values * self.value_embed_scales[place].to(x.dtype)
             asked = queries if slot == len(self.program) - 1 else None
-            x = self.layers[visit.block](x, x0, rotary, asked, value_embedding=value, cache_idx=slot, **kwargs)
+            x = self.layers[visit.block](x, x0, value, rotary, asked, cache_idx=slot, **kwargs)
             if visit.keep:
                 kept.append(x)
         return rms_norm(x, config.rms_norm_eps)
@@ -251,7 +254,7 @@ class PGolfForCausalLM(PGolfPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]  # untyped for mypy
     ) -> CausalLMOutputWithPast:
         """Return logits (B, T', V) and, with labels, the mean loss in nats per token.
 
@@ -283,7 +286,7 @@ class PGolfForCausalLM(PGolfPreTrainedModel, GenerationMixin):
     def logits(self, hidden: Tensor) -> Tensor:
         """Project a normed stream (..., D) to soft-capped logits (..., V), in the stream's type."""
         cap = self.config.logit_softcap
-        return cap * torch.tanh(F.linear(hidden, self.lm_head.weight.to(hidden.dtype)) / cap)
+        return cap * torch.tanh(self.lm_head(hidden) / cap)
 
 
 AUTO_MAP = {

@@ -169,7 +169,8 @@ def _checked(name: str, tensor: GridTensor) -> GridTensor:
         raise FormatError(f"'{name}' has codes {tuple(codes.shape)} and scales {tuple(scale.shape)}")
     if not torch.isfinite(scale).all() or (scale < 0).any():
         raise FormatError(f"'{name}' has a scale that is negative or no number")
-    if codes.numel() and int(codes.to(torch.int16).abs().max()) > largest_code(bits):
+    lowest, highest = codes.aminmax() if codes.numel() else (0, 0)
+    if max(-int(lowest), int(highest)) > largest_code(bits):
         raise FormatError(f"'{name}' has codes outside its {bits}-bit grid")
     return tensor
 
@@ -187,6 +188,10 @@ class DecodeFrame(ConversionOps):
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
         self.weights = weights
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "DecodeFrame":
+        """Return itself: transformers copies conversions deeply, and half of a load would go into copying weights."""
+        return self
 
     def convert(self, input_dict: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
         """Return every weight of the model, in the model's type."""
@@ -233,7 +238,8 @@ class PGolfQuantizer(HfQuantizer):
 
     def update_weight_conversions(self, weight_conversions: list[Any], model: Any = None) -> list[Any]:
         """Add the one-to-many conversion of the frame."""
-        converter = WeightConverter(FRAME_NAME, next(iter(self.weights)), [DecodeFrame(self.weights)])
+        # What is decoded lies on the CPU; only of such conversions transformers moves results to their ``device_map``.
+        converter = WeightConverter(FRAME_NAME, next(iter(self.weights)), [DecodeFrame(self.weights)], force_cpu=True)
         return [*weight_conversions, converter]
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:

@@ -17,19 +17,25 @@ from torch import Tensor
 from .errors import ConfigError
 
 
-def stretched_base(base: float, length: int, trained_length: int, dims: int) -> float:
-    """Return the base in use for a call of ``length`` positions."""
-    if length <= trained_length:
+def stretched_base(base: float, length: int | Tensor, trained_length: int, dims: int) -> float | Tensor:
+    """Return the base in use for a call of ``length`` positions.
+
+    A static cache knows its length as a tensor only; the base is one too then, so that nothing waits for the device.
+    """
+    if not isinstance(length, Tensor) and length <= trained_length:
         return base
     if dims == 2:
         raise ConfigError(
             f"rotary_dims=2 has no stretched base, and {length} positions were asked for with "
             f"rotary_trained_length={trained_length}; use rotary_dims of at least 4 or a longer trained length"
         )
-    return base * math.pow(length / trained_length, dims / (dims - 2))
+    power = dims / (dims - 2)
+    if isinstance(length, Tensor):
+        return base * (length.double() / trained_length).clamp(min=1.0) ** power
+    return base * math.pow(length / trained_length, power)
 
 
-def rotary_tables(position_ids: Tensor, base: float, dims: int) -> tuple[Tensor, Tensor]:
+def rotary_tables(position_ids: Tensor, base: float | Tensor, dims: int) -> tuple[Tensor, Tensor]:
     """Return cos and sin, float32 (B, T, R/2), of the angles at ``position_ids`` (B, T)."""
     exponents = torch.arange(0, dims, 2, dtype=torch.float32, device=position_ids.device) / dims
     frequencies = 1.0 / (base**exponents)

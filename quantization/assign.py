@@ -1,4 +1,4 @@
-"""The mixed assignment: which tensor gets which grid.
+"""The mixed assignment: which tensor gets which grid, and whose clip it shares.
 
 Small tensors stay float16, matrices of the blocks go to int6, everything else (the token-indexed tables) to int8.
 Source: SPEC-11L 4.1.
@@ -13,20 +13,27 @@ from torch import Tensor
 MATRIX_BITS, TABLE_BITS = 6, 8
 
 
-class Kind(Enum):
-    """How a tensor is stored."""
+class Role(Enum):
+    """What a stored tensor is. Roles with a grid share their clip; FLOAT16 has none."""
 
-    MATRIX = "int6"
-    TABLE = "int8"
+    ATTENTION = "attention"
+    FEED_FORWARD = "feed-forward"
+    TABLE = "table"
     FLOAT16 = "float16"
 
+    @property
+    def is_matrix(self) -> bool:
+        """Whether tensors of this role multiply a stream, and go to the grid of matrices."""
+        return self in (Role.ATTENTION, Role.FEED_FORWARD)
 
-def assign(name: str, tensor: Tensor, small_tensor_elements: int) -> Kind:
-    """Choose the kind of one named tensor."""
+
+def assign(name: str, tensor: Tensor, small_tensor_elements: int) -> Role:
+    """Choose the role of one named tensor; a table's projection counts as attention."""
     if tensor.numel() <= small_tensor_elements:
-        return Kind.FLOAT16
-    is_matrix = ".self_attn." in name or ".mlp." in name or name.endswith(".proj.weight")
-    return Kind.MATRIX if is_matrix else Kind.TABLE
+        return Role.FLOAT16
+    if ".mlp." in name:
+        return Role.FEED_FORWARD
+    return Role.ATTENTION if ".self_attn." in name or name.endswith(".proj.weight") else Role.TABLE
 
 
 def group_of(name: str) -> str:

@@ -57,7 +57,8 @@ def check_budget(weight_bytes: int, code_bytes: int, limit: int = BYTE_LIMIT) ->
     if total > limit:
         raise BudgetError(
             f"the artifact takes {total:,} bytes ({weight_bytes:,} weights + {code_bytes:,} code), "
-            f"{total - limit:,} over the limit of {limit:,}; raise quantization.matrix_scale_floor or shrink the model"
+            f"{total - limit:,} over the limit of {limit:,}; let quantization.fill_budget choose the grid, coarsen "
+            "quantization.clip or shrink the model"
         )
     return total
 

@@ -1,66 +1,175 @@
-"""Compress a model: assign, quantise, pack.
+"""Compress a model: assign, calibrate, quantise, pack, and fit the result into its bytes.
 
 Takes a module, gives back the weights on their grids and the packed frame; writing files is the shell's business.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from modeling_pgolf.errors import BudgetError
-from modeling_pgolf.grid import GridTensor
+from modeling_pgolf.byte_codecs import require
+from modeling_pgolf.errors import BudgetError, RecipeError
+from modeling_pgolf.grid import GridTensor, encode
+from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from modeling_pgolf.quantization_pgolf import Weights, pack
 
-from .assign import MATRIX_BITS, TABLE_BITS, Kind, assign
+from .assign import Role, assign
 from .budget import GroupBytes, byte_ledger
-from .clipping import finite, quantize_matrix, quantize_table
-from .config import QuantizationConfig
-from .rate import ATTEMPTS, MARGIN, fitted_config, fixed_bytes
+from .clipping import (
+    bits_of,
+    finite,
+    least_error,
+    percentile_scales,
+    quantize_table,
+    quantize_vector,
+    row_width,
+    scale_of,
+)
+from .config import PercentileClip, QuantizationConfig, SdClip, TrainBatches
+from .gptq import Curvature, curvature, round_columns
+from .hessian import collect_hessians, head_name
+from .pruning import smallest_pruning
+from .rate import (
+    ATTEMPTS,
+    CLOSE,
+    MARGIN,
+    RateSearch,
+    RolePlan,
+    finest_factor,
+    next_aim,
+    plan_of,
+    scaled,
+    searchable,
+)
+
+Curvatures = dict[str, Curvature]
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A compressed model: weights on their grids, the frame that holds them, the byte ledger, the floor in use."""
+    """A compressed model.
+
+    weights, frame: on their grids, and packed. ledger: bytes by group of tensors. clip: the clip in use, which rate
+    control may have changed. plan: what the codes of each role are worth. seconds: by phase.
+    """
 
     weights: Weights
     frame: bytes
     ledger: list[GroupBytes]
-    matrix_scale_floor: float
+    clip: PercentileClip | SdClip
+    plan: list[RolePlan]
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
-def compress(model: nn.Module, config: QuantizationConfig, frame_limit: int) -> Artifact:
-    """Quantise and pack every weight of ``model``; equal weights give equal bytes.
+def compress(
+    model: PGolfForCausalLM, config: QuantizationConfig, frame_limit: int, calibration: Iterable[Tensor] | None = None
+) -> Artifact:
+    """Quantise and pack every weight of ``model``; equal weights and calibration text give equal bytes.
 
-    frame_limit: bytes that the frame may take; only rate control (``fill_budget``) looks at it.
+    frame_limit: bytes that the frame may take; rate control and pruning look at it, a fixed grid does not.
+    calibration: batches of token ids (B, T) for GPTQ, read while the phase ``calibration`` is measured, or
+    ``self_calibration`` where the model wrote them.
+    Raises RecipeError where GPTQ has no calibration, BudgetError where rate control or pruning finds nothing that fits,
+    EnvironmentMismatch where the codec's package is not installed.
     """
-    state = stored_state(model)
+    require(config.codec)
+    seconds: dict[str, float] = {}
+    state, curvatures = stored_state(model), calibrate(model, config, calibration, seconds)
     if config.fill_budget:
-        return fill_budget(state, config, frame_limit)
-    return packed(state, config)
+        artifact = fill_budget(state, config, frame_limit, curvatures)
+    else:
+        artifact = packed(state, config, curvatures)
+    if config.prune_to_fit and len(artifact.frame) > frame_limit:
+        artifact = pruned(artifact, config, frame_limit)
+    return replace(artifact, seconds=seconds | artifact.seconds)
 
 
-def packed(state: dict[str, Tensor], config: QuantizationConfig) -> Artifact:
+def calibrate(
+    model: PGolfForCausalLM, config: QuantizationConfig, batches: Iterable[Tensor] | None, seconds: dict[str, float]
+) -> Curvatures:
+    """Collect and factor the second moments of everything that GPTQ rounds; nothing without GPTQ."""
+    gptq = config.gptq
+    if gptq is None:
+        return {}
+    if batches is None:
+        raise RecipeError("quantization.gptq needs text to calibrate on; give compress() its calibration batches")
+    roles = {name: assign(name, tensor, config.small_tensor_elements) for name, tensor in stored_state(model).items()}
+    head = head_name(model) if gptq.token_table else None
+    with timed(seconds, "calibration" if isinstance(gptq.calibration, TrainBatches) else "self_calibration"):
+        hessians = collect_hessians(
+            model,
+            batches,
+            gptq,
+            lambda name: roles[name].is_matrix or (name == head and roles[name] is Role.TABLE),
+        )
+    with timed(seconds, "round"):
+        return {name: curvature(hessian, gptq.damping) for name, hessian in hessians.items()}
+
+
+def packed(state: dict[str, Tensor], config: QuantizationConfig, curvatures: Curvatures) -> Artifact:
     """Quantise and pack a state on the grids that ``config`` names."""
-    weights = quantize_state(state, config)
-    frame = pack(weights, level=config.codec_level)
-    return Artifact(weights, frame, byte_ledger(weights, len(frame)), config.matrix_scale_floor)
+    seconds: dict[str, float] = {}
+    with timed(seconds, "round"):
+        weights = quantize_state(state, config, curvatures)
+    return framed(weights, config, seconds)
 
 
-def fill_budget(state: dict[str, Tensor], config: QuantizationConfig, frame_limit: int) -> Artifact:
-    """Pack a state on the finest grid whose frame fits; raises BudgetError where none does."""
-    fixed = fixed_bytes(quantize_state(state, config))
-    aim = float(frame_limit)
-    for _ in range(ATTEMPTS):
-        artifact = packed(state, fitted_config(state, config, aim, fixed))
-        if len(artifact.frame) <= frame_limit:
-            return artifact
-        aim *= frame_limit / len(artifact.frame) * (1 - MARGIN)
-    raise BudgetError(
-        f"no grid found whose frame fits {frame_limit:,} bytes; the last took {len(artifact.frame):,}: shrink the model"
+def framed(weights: Weights, config: QuantizationConfig, seconds: dict[str, float]) -> Artifact:
+    """Pack weights that are on their grids; ``seconds`` so far go on."""
+    with timed(seconds, "pack"):
+        frame = pack(weights, config.codec, config.codec_level)
+    return Artifact(
+        weights, frame, byte_ledger(weights, len(frame)), config.clip, plan_of(weights, config.clip), seconds
     )
+
+
+def fill_budget(
+    state: dict[str, Tensor], config: QuantizationConfig, frame_limit: int, curvatures: Curvatures
+) -> Artifact:
+    """Pack a state on the finest grid whose frame fits, within half a percent of the limit where the model has so much.
+
+    Raises BudgetError where none fits; with ``prune_to_fit`` the last one tried is left to pruning.
+    """
+    tensors = searchable(state, config)
+    others = quantize_state({name: tensor for name, tensor in state.items() if name not in tensors}, config, curvatures)
+    search, finest = RateSearch(tensors, len(pack(others, level=3))), finest_factor(config.clip)
+    target, best, spent = frame_limit * (1 - MARGIN), None, dict[str, float]()
+    tried: list[tuple[float, int]] = []
+    for _ in range(ATTEMPTS):
+        aim = next_aim(tried, target) if tried else target
+        factor = search.factor(config.clip, aim)
+        artifact = packed(state, replace(config, clip=scaled(config.clip, factor)), curvatures)
+        size = len(artifact.frame)
+        tried.append((aim, size))
+        spent = {phase: spent.get(phase, 0.0) + seconds for phase, seconds in artifact.seconds.items()}
+        if size <= frame_limit and (best is None or size > len(best.frame)):
+            best = artifact
+        if size <= frame_limit and (size >= (1 - CLOSE) * frame_limit or factor == finest):
+            break
+    if best is None and not config.prune_to_fit:
+        raise BudgetError(f"no grid fits {frame_limit:,} bytes; the last one tried took {size:,}: shrink the model")
+    return replace(best or artifact, seconds=spent)
+
+
+def pruned(artifact: Artifact, config: QuantizationConfig, frame_limit: int) -> Artifact:
+    """Drop the cheapest codes of ±1 until the frame fits; raises BudgetError where dropping all of them does not do."""
+
+    def fits(weights: Weights) -> bool:
+        return len(pack(weights, config.codec, config.codec_level)) <= frame_limit
+
+    smaller = smallest_pruning(artifact.weights, fits)
+    if smaller is None:
+        raise BudgetError(
+            f"the frame takes {len(artifact.frame):,} of {frame_limit:,} bytes, and does not fit without its codes of "
+            "±1 either: take a coarser grid or shrink the model"
+        )
+    return framed(smaller, replace(config, clip=artifact.clip), dict(artifact.seconds))
 
 
 def stored_state(model: nn.Module) -> dict[str, Tensor]:
@@ -68,21 +177,60 @@ def stored_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach().cpu() for name, p in model.named_parameters(remove_duplicate=True)}
 
 
-def quantize_state(state: dict[str, Tensor], config: QuantizationConfig) -> Weights:
+def quantize_state(
+    state: dict[str, Tensor], config: QuantizationConfig, curvatures: Curvatures | None = None
+) -> Weights:
     """Put each tensor on the grid that the assignment gives it."""
-    return {name: quantize_tensor(name, tensor, config) for name, tensor in sorted(state.items())}
+    known = curvatures or {}
+    return {name: quantize_tensor(name, tensor, config, known.get(name)) for name, tensor in sorted(state.items())}
 
 
-def quantize_tensor(name: str, tensor: Tensor, config: QuantizationConfig) -> GridTensor | Tensor:
-    """Quantise one named tensor, or round it to float16."""
-    kind = assign(name, tensor, config.small_tensor_elements)
-    if kind is Kind.MATRIX:
-        return quantize_matrix(tensor, MATRIX_BITS, config.matrix_scale_floor)
-    if kind is Kind.TABLE:
-        return quantize_table(tensor, TABLE_BITS, config.table_scale_floor)
-    return finite(tensor).to(torch.float16)
+def quantize_tensor(
+    name: str, tensor: Tensor, config: QuantizationConfig, curve: Curvature | None
+) -> GridTensor | Tensor:
+    """Quantise one named tensor, by GPTQ where there is ``curve``; or round it to float16."""
+    role, clip = assign(name, tensor, config.small_tensor_elements), config.clip
+    if role is Role.FLOAT16:
+        return finite(tensor).to(torch.float16)
+    if config.gptq is not None and curve is None and role.is_matrix:
+        raise RecipeError(f"GPTQ has no second moments for '{name}': it is no linear layer that calibration reaches")
+    bits = bits_of(role, clip)
+    if curve is None and role is Role.TABLE and isinstance(clip, PercentileClip):
+        return quantize_table(tensor, bits, clip.table_scale_floor)
+    weight = finite(tensor)
+    if weight.ndim < 2:
+        return quantize_vector(weight, bits)
+    if isinstance(clip, PercentileClip):
+        floor = clip.matrix_scale_floor if role.is_matrix else clip.table_scale_floor
+        scales = percentile_scales(weight, bits, floor)
+    else:
+        scales = [scale_of(row_width(weight, clip), role, clip)]
+    if curve is None:
+        return least_error(weight, scales, bits, lambda scale: encode(weight, scale, bits))
+    return by_columns(weight, scales, bits, curve)
+
+
+def by_columns(weight: Tensor, scales: list[Tensor], bits: int, curve: Curvature) -> GridTensor:
+    """Round by GPTQ on the device of ``curve``; returns the grid tensor on the CPU."""
+    device = curve.factor.device
+    placed = [scale.to(device) for scale in scales]
+    rounded = least_error(
+        curve.alive(weight.to(device)),
+        placed,
+        bits,
+        lambda scale: round_columns(weight.to(device), scale, bits, curve),
+    )
+    return GridTensor(rounded.codes.cpu(), rounded.scale.cpu(), bits)
 
 
 def dequantized(weights: Weights) -> dict[str, Tensor]:
     """Return the float32 weights that a loader of the artifact sees."""
     return {name: w.decode() if isinstance(w, GridTensor) else w.float() for name, w in weights.items()}
+
+
+@contextmanager
+def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Add the seconds of the context to ``phase``."""
+    started = time.perf_counter()
+    yield
+    seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - started

@@ -1,62 +1,159 @@
 """Rate control: the finest grid whose file still fits.
 
-With an absolute grid the step decides the size of the file, so the step is searched: predicted from the entropy of
-the codes by bisection, then checked against the real file and widened until it fits. Source: FRONTIER 0.4.
+One factor widens or narrows what all roles of the clip reach, so their proportions stay the recipe's. The factor is
+found by bisection on a prediction, the entropy of the codes, and checked against the real file, whose size corrects
+the prediction. Source: FRONTIER 0.4 (the step decides the size), 1.5 (so does k).
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
-from modeling_pgolf.grid import GridTensor, encode, largest_code
-from modeling_pgolf.quantization_pgolf import Weights, pack
+from modeling_pgolf.grid import GridTensor, encode
+from modeling_pgolf.quantization_pgolf import Weights
 
-from .assign import MATRIX_BITS, Kind, assign
+from .assign import MATRIX_BITS, Role, assign
 from .budget import order0_entropy
-from .clipping import row_reach
-from .config import QuantizationConfig
+from .clipping import bits_of, row_width, scale_of
+from .config import PercentileClip, QuantizationConfig, SdClip
 
 # The search aims this far below the limit; the check against the real file makes up for what the prediction misses.
-MARGIN = 0.002
-# Steps searched, from a thousandth of the given floor to eight times it.
-FINEST, COARSEST = 1e-3, 8.0
-# 12 halvings of those 13 octaves leave the step known to a fifth of a percent.
-BISECTIONS = 12
-# How often a frame that misses the limit is aimed lower.
+MARGIN = 0.0015
+# A file that leaves no more than this share of its budget is full.
+CLOSE = 0.005
+# Factors searched: a floor may shrink to a thousandth, and rows that reach under 4 standard deviations lose more by
+# clipping than the finer grid gives back.
+FINEST_FLOOR, LEAST_SIGMAS, COARSEST = 1e-3, 4.0, 8.0
+# 14 halvings leave the factor known to a tenth of a percent.
+BISECTIONS = 14
+# How often a frame that misses the limit is aimed anew.
 ATTEMPTS = 6
 
 
-def fitted_config(
-    state: dict[str, Tensor], config: QuantizationConfig, frame_bytes: float, fixed: int
-) -> QuantizationConfig:
-    """Return ``config`` with the smallest ``matrix_scale_floor`` whose predicted frame is under ``frame_bytes``.
+@dataclass(frozen=True)
+class RolePlan:
+    """One line of the plan: what the codes of a role are worth before they are packed.
 
-    fixed: bytes of everything in the frame that is not a matrix code.
+    reach: what rows of this role are clipped at, in words. bits: entropy of one code. bytes: of all codes.
     """
-    matrices = [w.float() for name, w in state.items() if assign(name, w, config.small_tensor_elements) is Kind.MATRIX]
-    scales = [row_reach(matrix, 1.0) / largest_code(MATRIX_BITS) for matrix in matrices]
-    low, high = config.matrix_scale_floor * FINEST, config.matrix_scale_floor * COARSEST
-    target = frame_bytes * (1 - MARGIN) - fixed
-    for _ in range(BISECTIONS):
-        middle = (low * high) ** 0.5
-        low, high = (middle, high) if predicted_bytes(matrices, scales, middle) > target else (low, middle)
-    return replace(config, matrix_scale_floor=high)
+
+    role: str
+    grid_bits: int
+    reach: str
+    weights: int
+    bits: float
+    bytes: float
 
 
-def predicted_bytes(matrices: list[Tensor], scales: list[Tensor], floor: float) -> float:
-    """Predict the bytes of all matrix codes from their order-0 entropy, matrix by matrix."""
-    total = 0.0
-    for matrix, scale in zip(matrices, scales, strict=True):
-        codes = encode(matrix, scale.clamp_min(floor).to(torch.float16), MATRIX_BITS)
-        total += matrix.numel() * order0_entropy(codes) / 8
-    return total
+@dataclass(frozen=True)
+class RateSearch:
+    """What a prediction needs of a model: the tensors whose grid may change, and the bytes of everything else."""
+
+    tensors: dict[str, tuple[Role, Tensor, Tensor]]
+    fixed_bytes: int
+
+    def factor(self, clip: PercentileClip | SdClip, frame_bytes: float) -> float:
+        """Return the smallest factor on ``clip`` whose predicted frame is under ``frame_bytes``."""
+        low, high = finest_factor(clip), COARSEST
+        if self.predicted_bytes(scaled(clip, low)) <= frame_bytes:
+            return low
+        for _ in range(BISECTIONS):
+            middle = (low * high) ** 0.5
+            too_fine = self.predicted_bytes(scaled(clip, middle)) > frame_bytes
+            low, high = (middle, high) if too_fine else (low, middle)
+        return high
+
+    def predicted_bytes(self, clip: PercentileClip | SdClip) -> float:
+        """Predict the frame from the order-0 entropy of codes to the nearest, tensor by tensor."""
+        total = float(self.fixed_bytes)
+        for role, weight, width in self.tensors.values():
+            codes = encode(weight, scale_of(width, role, clip), bits_of(role, clip))
+            total += weight.numel() * order0_entropy(codes) / 8
+        return total
 
 
-def fixed_bytes(weights: Weights) -> int:
-    """Return the bytes of a frame that holds only what is not a matrix."""
-    return len(
-        pack({n: w for n, w in weights.items() if not (isinstance(w, GridTensor) and w.bits == MATRIX_BITS)}, level=3)
+def next_aim(tried: list[tuple[float, int]], target: float) -> float:
+    """Return the prediction to aim at, from the (prediction, real bytes) tried so far.
+
+    The real size follows the predicted one, though not always as steeply: in proportion at first, then along the
+    line through the last two.
+    """
+    aim, size = tried[-1]
+    if len(tried) > 1:
+        before, size_before = tried[-2]
+        if (aim - before) * (size - size_before) > 0:
+            return max(aim + (target - size) * (aim - before) / (size - size_before), 0.0)
+    return aim * target / size
+
+
+def searchable(state: dict[str, Tensor], config: QuantizationConfig) -> dict[str, tuple[Role, Tensor, Tensor]]:
+    """Return role, float32 weight and row widths of the tensors whose grid the factor changes.
+
+    The percentile rule's factor is on the floor of the matrices, SDClip's on every k.
+    """
+    found = {}
+    for name, tensor in state.items():
+        role = assign(name, tensor, config.small_tensor_elements)
+        if tensor.ndim == 2 and (role.is_matrix or (role is Role.TABLE and isinstance(config.clip, SdClip))):
+            found[name] = (role, tensor.float(), row_width(tensor.float(), config.clip))
+    return found
+
+
+def scaled(clip: PercentileClip | SdClip, factor: float) -> PercentileClip | SdClip:
+    """Return ``clip`` with everything that the search may change multiplied by ``factor``."""
+    if isinstance(clip, PercentileClip):
+        return replace(clip, matrix_scale_floor=clip.matrix_scale_floor * factor)
+    return replace(
+        clip,
+        attention_sigmas=clip.attention_sigmas * factor,
+        feed_forward_sigmas=clip.feed_forward_sigmas * factor,
+        table_sigmas=clip.table_sigmas * factor,
     )
+
+
+def finest_factor(clip: PercentileClip | SdClip) -> float:
+    """Return the smallest factor that the search tries."""
+    if isinstance(clip, PercentileClip):
+        return FINEST_FLOOR
+    return LEAST_SIGMAS / min(clip.attention_sigmas, clip.feed_forward_sigmas, clip.table_sigmas)
+
+
+def plan_of(weights: Weights, clip: PercentileClip | SdClip) -> list[RolePlan]:
+    """Plan the file of weights that are on their grids: a line for each role that has codes."""
+    roles: dict[Role, list[GridTensor]] = {}
+    for name, weight in weights.items():
+        if isinstance(weight, GridTensor):
+            roles.setdefault(_stored_role(name, weight), []).append(weight)
+    return [_line(role, members, clip) for role, members in roles.items()]
+
+
+def plan_text(plan: list[RolePlan], frame_bytes: int) -> str:
+    """Lay a plan out for a terminal, with the bytes of the frame that came of it."""
+    lines = [
+        f"{line.role:<13} int{line.grid_bits}  {line.reach:<28} {line.weights:>12,} codes of {line.bits:.3f} bits "
+        f"{line.bytes:>13,.0f} bytes"
+        for line in plan
+    ]
+    total = sum(line.bytes for line in plan)
+    return "\n".join([*lines, f"entropy of all codes {total:,.0f} bytes, packed file {frame_bytes:,} bytes"])
+
+
+def _stored_role(name: str, weight: GridTensor) -> Role:
+    if weight.bits != MATRIX_BITS:
+        return Role.TABLE
+    return assign(name, weight.codes, small_tensor_elements=0)
+
+
+def _line(role: Role, members: list[GridTensor], clip: PercentileClip | SdClip) -> RolePlan:
+    count = sum(member.codes.numel() for member in members)
+    size = sum(member.codes.numel() * order0_entropy(member.codes) / 8 for member in members)
+    return RolePlan(role.value, members[0].bits, _reach(role, clip), count, 8 * size / max(count, 1), size)
+
+
+def _reach(role: Role, clip: PercentileClip | SdClip) -> str:
+    if isinstance(clip, PercentileClip):
+        return f"step at least {clip.matrix_scale_floor if role.is_matrix else clip.table_scale_floor:.5f}"
+    sigmas = (clip.attention_sigmas, clip.feed_forward_sigmas, clip.table_sigmas)
+    return f"k = {sigmas[(Role.ATTENTION, Role.FEED_FORWARD, Role.TABLE).index(role)]:.3f}"

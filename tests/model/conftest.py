@@ -10,8 +10,8 @@ def pytest_addoption(parser):
     parser.addoption(
         "--transformers-path",
         metavar="DIR",
-        help="a folder with another transformers (pip install --target DIR), to load artifacts with as well; "
-        "given together with tests/model",
+        help="a folder with another transformers (pip install --target DIR): artifacts are loaded with it as well, "
+        "and the tests of the model and of its guests run with it; given together with tests/model",
     )
 
 
@@ -21,6 +21,10 @@ def pytest_generate_tests(metafunc):
         folders = [None, *([Path(other).resolve()] if other else [])]
         names = ["installed", "other"][: len(folders)]
         metafunc.parametrize("transformers_path", folders, ids=names, scope="module")
+    if "other_transformers" in metafunc.fixturenames:
+        other = metafunc.config.getoption("--transformers-path", default=None)
+        skipped = pytest.param(None, marks=pytest.mark.skip(reason="no --transformers-path is given"))
+        metafunc.parametrize("other_transformers", [Path(other).resolve() if other else skipped], ids=["other"])
 
 
 @pytest.fixture(autouse=True, scope="module")
