@@ -35,3 +35,7 @@ class ByteTable:
         """
         blank = self.has_leading_space[target] & ~self.is_boundary[previous]
         return self.base_bytes[target].to(torch.int64) + blank.to(torch.int64)
+
+    def of_targets(self, ids: Tensor) -> Tensor:
+        """Count the bytes of every target of a stream: int64 (N + 1,) to int64 (N,), in bytes."""
+        return self.count(ids[:-1], ids[1:])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ from .windows import ValidationTokens
 Event = dict[str, Any]
 # The chain's link before the first event.
 GENESIS = "0" * 64
+# Events that are about targets, as against notes.
+SPANS = ("SCORE", "UPDATE")
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class Ledger:
         """Sum up; raises LegalityError unless every target has its nats."""
         if self._scored != self._tokens.targets:
             raise LegalityError(f"{self._scored} of {self._tokens.targets} targets are scored: there is no score yet")
-        counted = int(table.count(self._tokens.ids[:-1], self._tokens.ids[1:]).sum())
+        counted = int(table.of_targets(self._tokens.ids).sum())
         if counted == 0:
             raise LegalityError("the scored tokens spell 0 bytes; the byte table is not that of these tokens")
         return Score(self._scored, float(self.nats.sum()), counted)
@@ -128,19 +131,39 @@ def link(previous: str, event: Event) -> str:
     return hashlib.sha256((previous + json.dumps(event, sort_keys=True)).encode()).hexdigest()
 
 
-def replay(events: list[Event], nats: Tensor, tokens: ValidationTokens) -> Ledger:
-    """Rebuild a ledger from its events and nats; raises LegalityError where order, hashes or sums disagree."""
-    ledger = Ledger(tokens)
+def walk(events: Iterable[Event]) -> Iterator[tuple[Event, int]]:
+    """Yield each event without its link, and how many targets had their nats before it.
+
+    Raises LegalityError at the first event that is none, or that does not match its hash. Judges no order.
+    """
+    scored, previous = 0, GENESIS
     for number, event in enumerate(events):
+        if not isinstance(event, dict):
+            raise LegalityError(f"event {number} is {event!r}, no event")
         facts = {key: value for key, value in event.items() if key != "chain"}
+        if link(previous, facts) != event.get("chain"):
+            raise LegalityError(f"event {number} does not match its hash: the ledger was changed")
+        places = facts.get("first"), facts.get("count")
+        if "event" not in facts or (facts["event"] in SPANS and not all(isinstance(p, int) and p >= 0 for p in places)):
+            raise LegalityError(f"event {number} does not say what it is, or which targets it is about")
+        yield facts, scored
+        previous = event["chain"]
+        if facts["event"] == "SCORE":
+            scored = max(scored, facts["first"] + facts["count"])
+
+
+def replay(events: Iterable[Event], nats: Tensor, tokens: ValidationTokens) -> Ledger:
+    """Rebuild a ledger from its events and nats; raises LegalityError where order, hashes or nats disagree."""
+    ledger = Ledger(tokens)
+    for event, scored in walk(events):
         if event["event"] == "SCORE":
             ledger.post(event["first"], nats[event["first"] : event["first"] + event["count"]], event["weights"])
         elif event["event"] == "UPDATE":
             ledger.update(ledger.posted(event["first"], event["count"]), event["weights"])
         else:
-            ledger.note(facts.pop("event"), **facts)
-        if ledger.events[-1]["chain"] != event["chain"]:
-            raise LegalityError(f"event {number} ({event['event']}) does not match its hash: the ledger was changed")
+            ledger.note(**event)
+        if not ledger.events[-1].items() >= event.items():
+            raise LegalityError(f"the nats from target {scored} on are not those that were posted")
     return ledger
 
 

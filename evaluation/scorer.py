@@ -24,8 +24,6 @@ from transformers import PreTrainedModel
 
 from modeling_pgolf.attention import fastest_attention
 
-from .adaptation.frozen import Frozen, FrozenConfig
-from .adaptation.score_first import ScoreFirst
 from .config import EvaluationConfig
 from .deadline import Deadline
 from .ledger import Ledger, Posted, fingerprint
@@ -106,9 +104,7 @@ def score(
 
 def build_rule(model: PreTrainedModel, config: EvaluationConfig, accelerator: Accelerator) -> Adaptation:
     """Build the adaptation rule that the configuration names."""
-    if isinstance(config.adaptation, FrozenConfig):
-        return Frozen(model, config.adaptation)
-    return ScoreFirst(model, config.adaptation, config.window, accelerator, config.compile)
+    return config.adaptation.build(model, config.window, accelerator, config.compile)
 
 
 def run_rule(

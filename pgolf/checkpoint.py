@@ -38,7 +38,7 @@ class FolderCheckpoints:
         try:
             with building(self.folder / f"step-{step:08d}") as scratch:
                 write_state(scratch, state)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise TrainingError(
                 f"the state of step {step} could not be written ({error}); older states are kept"
             ) from error

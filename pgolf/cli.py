@@ -19,6 +19,8 @@ from tyro.conf import Positional, subcommand
 
 from modeling_pgolf.errors import PGolfError
 
+from .hub_verbs import Pull, Push, Verify, pull_record, push_record, verify_record
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -51,7 +53,10 @@ class Convert:
 
 @dataclass(frozen=True)
 class Audit:
-    """Facts of a record folder, and the verdicts of a named policy on them; nothing is rerun."""
+    """Facts of a record folder, and the verdicts of a named policy on them; nothing is rerun.
+
+    record: a record of pgolf or of the challenge. policy: strict, readme or precedent.
+    """
 
     record: Positional[Path]
     policy: str = "strict"
@@ -70,6 +75,28 @@ class Compare:
 
 
 @dataclass(frozen=True)
+class Bundle:
+    """Write the challenge's train_gpt.py of a record folder or of a recipe: one file that trains, exports and scores.
+
+    out: the file to write.
+    """
+
+    source: Positional[Path]
+    out: Path = Path("train_gpt.py")
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Rank records by their own files. RECORDS are record folders, repositories of the Hub or a collection's name.
+
+    out: the page to write; it needs nothing but itself.
+    """
+
+    records: Positional[tuple[str, ...]]
+    out: Path = Path("leaderboard.html")
+
+
+@dataclass(frozen=True)
 class Doctor:
     """Check the installation: versions, sibling packages, GPUs, the compiler."""
 
@@ -82,7 +109,12 @@ VERBS: dict[str, tuple[Any, str]] = {
     "score": (Stage, "Score the artifact, plainly and by sliding windows."),
     "record": (Stage, "Collect everything into a folder that can be published."),
     "audit": (Audit, "Say what a record's own files prove, and judge it by a policy."),
+    "push": (Push, "Publish a record on the Hub, with the audit's verdicts on its card."),
+    "pull": (Pull, "Fetch a record from the Hub."),
+    "verify": (Verify, "Check a record that somebody else made, and score a part of it again."),
     "compare": (Compare, "Compare two systems over their seeds, by both rules of the challenge."),
+    "leaderboard": (Leaderboard, "Rank records in one page, with the evidence for each."),
+    "bundle": (Bundle, "Write the challenge's single file for a record or a recipe."),
     "diff": (Diff, "Show the fields in which two recipes differ."),
     "convert": (Convert, "Turn a reference checkpoint into a Hugging Face folder."),
     "doctor": (Doctor, "Check the installation."),
@@ -114,18 +146,19 @@ def run_verb(arguments: list[str]) -> None:
 def run_stage(verb: str, recipe: Path, rest: list[str]) -> None:
     """Do one stage, or all of them."""
     # Imported here: torch and transformers take seconds, and help and diff do without them.
+    from . import job as jobs
     from . import run
     from .launch import DOORS, replace_process, run_and_wait
 
-    job = run.parse_job(recipe, rest)  # bad overrides fail here, before anything is launched
+    job = jobs.parse_job(recipe, rest)  # bad overrides fail here, before anything is launched
     if verb in DOORS:
         replace_process(verb, [str(recipe), *rest])
     elif verb == "corpus":
-        print(run.open_job_corpus(job).folder)
+        print(jobs.open_job_corpus(job).folder)
     elif verb == "record":
         run.record(job)
     else:
-        run.open_job_corpus(job)
+        jobs.open_job_corpus(job)
         for stage in DOORS:
             run_and_wait(stage, [str(recipe), *rest])
         run.record(job)
@@ -150,11 +183,12 @@ def convert_checkpoint(command: Convert) -> None:
 
 def audit_record(command: Audit) -> None:
     """Print facts and verdicts of a record; exits with status 1 on FAIL."""
-    from .audit.facts import record_facts, record_hardware
+    from .audit.folders import audit_folder
     from .audit.policy import as_text, judge, load_policy, overall
 
     policy = load_policy(command.policy)
-    verdicts = judge(record_facts(command.record), policy, record_hardware(command.record))
+    facts, hardware = audit_folder(command.record)
+    verdicts = judge(facts, policy, hardware)
     print(as_text(verdicts, policy))
     if overall(verdicts) == "FAIL":
         sys.exit(1)
@@ -169,6 +203,20 @@ def compare_records(command: Compare) -> None:
     print(as_text(base, candidate, compare(base, candidate)))
 
 
+def write_leaderboard(command: Leaderboard) -> None:
+    """Write the page and say how many records it ranks."""
+    from .leaderboard import write_page
+
+    print(write_page(command.records, command.out))
+
+
+def write_single_file(command: Bundle) -> None:
+    """Write the bundle and print what of the budget it takes."""
+    from .bundle import write_bundle
+
+    print(write_bundle(command.source, command.out))
+
+
 def examine_installation(command: Doctor) -> None:
     """Print the doctor's table."""
     from .doctor import examine
@@ -178,10 +226,15 @@ def examine_installation(command: Doctor) -> None:
 
 DOERS: dict[type, Callable[[Any], None]] = {
     Audit: audit_record,
+    Bundle: write_single_file,
     Compare: compare_records,
+    Push: push_record,
+    Pull: pull_record,
+    Verify: verify_record,
     Diff: show_diff,
     Convert: convert_checkpoint,
     Doctor: examine_installation,
+    Leaderboard: write_leaderboard,
 }
 
 

@@ -1,4 +1,4 @@
-"""The plots of a record: the loss over training, where the bytes went, what context is worth.
+"""The plots of a record: the loss over training, where the bytes went; those of its scores are in ``score_plots``.
 
 Each function returns a figure; ``save_figure`` writes it as SVG and PNG, the same bytes every time. Colours are
 named, so that a page can replace them by those of its own light or dark theme.
@@ -6,16 +6,12 @@ named, so that a page can replace them by those of its own light or dark theme.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
 # Distinguishable with every common colour blindness, dark enough for white paper.
 PALETTE = {
@@ -65,7 +61,7 @@ def loss_figure(events: list[dict[str, Any]]) -> Figure:
     steps, checks = history(events, "step"), history(events, "validation")
     x, y = [e["step"] for e in steps], [e["train_loss"] for e in steps]
     with rc_context(STYLE):
-        figure = _figure(4.2, f"Training loss went from {y[0]:.2f} to {y[-1]:.2f} nats per token in {x[-1]:,} steps")
+        figure = new_figure(4.2, f"Training loss went from {y[0]:.2f} to {y[-1]:.2f} nats per token in {x[-1]:,} steps")
         loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
         loss.plot(x, y, color=PALETTE["first"], linewidth=1.6, marker="o" if len(x) < 12 else "", markersize=4)
         labels = [(y[-1], f"train {y[-1]:.3f}", "first")]
@@ -78,7 +74,7 @@ def loss_figure(events: list[dict[str, Any]]) -> Figure:
             low, high = min([*y, *(e["validation_loss"] for e in checks)]), max(y[start:])
             loss.set_ylim(low - 0.08 * (high - low), high + 0.05 * (high - low))
             loss.set_title(f"the first {x[start]:,} steps lie above", loc="left", fontsize=8.5, color=PALETTE["muted"])
-        _label_right(loss, labels)
+        label_right(loss, labels)
         loss.set_ylabel("nats per token")
         rate.plot(x, [e["lr_scale"] for e in steps], color=PALETTE["muted"], linewidth=1.6)
         rate.set_ylim(0, 1.05)
@@ -110,7 +106,7 @@ def bytes_figure(sizes: dict[str, Any]) -> Figure:
     rows = sorted([*sizes["groups"], code], key=lambda row: row["bytes"])
     largest = rows[-1]
     with rc_context(STYLE | {"axes.grid.axis": "x", "axes.spines.bottom": False}):
-        figure = _figure(
+        figure = new_figure(
             1.4 + 0.34 * len(rows),
             f"{largest['group'].capitalize()} takes {largest['bytes'] / total:.0%} of the artifact's {total:,} bytes",
         )
@@ -138,78 +134,14 @@ def _columns(axes: Axes, rows: list[dict[str, Any]], total: int) -> None:
             axes.text(place, height, cell, transform=axes.get_yaxis_transform(), ha="right", va="center")
 
 
-def position_figure(nats: Tensor, window: int, bytes_per_token: float, sliding_bpb: float) -> Figure:
-    """Draw BPB over the position in the window.
-
-    nats: of every target of plain scoring, float64 (N,), in stream order. window: tokens.
-    bytes_per_token: mean over the same targets; it stands for the bytes of the tokens at each position.
-    sliding_bpb: the published score, for comparison.
-    """
-    scale = 1 / (math.log(2) * bytes_per_token)
-    mean, error, edges = position_bins(nats, window)
-    mean, error = mean * scale, error * scale
-    centre = np.sqrt(edges[:-1] * (edges[1:] - 1))
-    plain = float(nats.mean()) * scale
-    with rc_context(STYLE):
-        figure = _figure(3.6, _position_title(nats, window, scale))
-        axes = figure.subplots()
-        axes.fill_between(centre, mean - error, mean + error, color=PALETTE["first"], alpha=0.2, linewidth=0)
-        axes.plot(centre, mean, color=PALETTE["first"], linewidth=1.6, marker="o", markersize=3.5)
-        means = [(plain, f"plain {plain:.4f}", "muted"), (sliding_bpb, f"sliding {sliding_bpb:.4f}", "second")]
-        for value, _, colour in means:
-            axes.axhline(value, color=PALETTE[colour], linewidth=1.1, linestyle=(0, (4, 3)))
-        _label_right(axes, means)
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.set_xlabel("tokens of context inside the window (logarithmic)")
-        axes.set_ylabel(f"bits per byte, counting every\ntoken as {bytes_per_token:.3f} bytes, the mean")
-    return figure
-
-
-def position_bins(nats: Tensor, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Average nats over bins of positions, two to a doubling of the context.
-
-    Returns mean nats and their standard errors (bins,), and the edges (bins + 1,) in tokens of context, the last
-    one excluded. Target ``i`` has ``i % window + 1`` tokens of context.
-    """
-    count, total, square = _position_sums(nats, window)
-    reached = int(np.count_nonzero(count))
-    edges = np.unique(np.geomspace(1, reached + 1, num=2 + round(2 * math.log2(reached + 1))).round().astype(np.int64))
-    count, total, square = (np.add.reduceat(part[:reached], edges[:-1] - 1) for part in (count, total, square))
-    mean = total / count
-    variance = np.maximum(square / count - mean**2, 0)
-    return mean, np.sqrt(variance / count), edges
-
-
-def _position_sums(nats: Tensor, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return count, sum and sum of squares of the nats at each position, each (window,)."""
-    whole = len(nats) // window * window
-    rows, rest = nats[:whole].view(-1, window), nats[whole:]
-    count = torch.full((window,), float(len(rows)), dtype=torch.float64)
-    total, square = rows.sum(0), rows.square().sum(0)
-    count[: len(rest)] += 1
-    total[: len(rest)] += rest
-    square[: len(rest)] += rest.square()
-    return count.numpy(), total.numpy(), square.numpy()
-
-
-def _position_title(nats: Tensor, window: int, scale: float) -> str:
-    """Say what the first sixteenth and the second half of the window cost."""
-    count, total, _ = _position_sums(nats, window)
-    few, half = max(window // 16, 1), window // 2
-    early = total[:few].sum() / max(count[:few].sum(), 1) * scale
-    late = total[half:].sum() / max(count[half:].sum(), 1) * scale
-    first = f"{few:,} tokens" if few > 1 else "one token"
-    return f"{early:.2f} BPB with up to {first} of context, {late:.2f} with more than {half:,}"
-
-
-def _figure(height: float, title: str) -> Figure:
+def new_figure(height: float, title: str) -> Figure:
+    """Return an empty figure; height in inches, the title is what it shows."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     figure.suptitle(title, x=0, ha="left")
     return figure
 
 
-def _label_right(axes: Axes, labels: list[tuple[float, str, str]]) -> None:
+def label_right(axes: Axes, labels: list[tuple[float, str, str]]) -> None:
     """Name one or two lines, as (height, text, colour), at the right edge; the upper label goes up, the lower down."""
     aligns = ["center"] if len(labels) == 1 else ["top", "bottom"]
     for align, (height, text, colour) in zip(aligns, sorted(labels), strict=True):

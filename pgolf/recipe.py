@@ -140,16 +140,17 @@ def recipe_hash(recipe: Recipe) -> str:
 
 def differences(one: Recipe, other: Recipe) -> list[tuple[str, Any, Any]]:
     """List the fields in which two recipes differ, as (dotted name, value of one, value of other)."""
-    left, right = _flat(asdict(one)), _flat(asdict(other))
+    left, right = flat(asdict(one)), flat(asdict(other))
     names = sorted(set(left) | set(right))
     return [(n, left.get(n), right.get(n)) for n in names if left.get(n) != right.get(n)]
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten a nested dictionary: dotted name to value."""
+    fields: dict[str, Any] = {}
     for key, inner in value.items():
         if isinstance(inner, dict):
-            flat |= _flat(inner, f"{prefix}{key}.")
+            fields |= flat(inner, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = inner
-    return flat
+            fields[prefix + key] = inner
+    return fields

@@ -14,17 +14,26 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+from torch import Tensor
 
 from modeling_pgolf.errors import FormatError
 
+from .audit.facts import record_facts, record_hardware
+from .audit.policy import judge, load_policy
+from .block_nats import BLOCK_NATS, write_block_nats
 from .corpus.splits import file_sha256
-from .plots import bytes_figure, loss_figure, position_figure, save_figure
+from .plots import bytes_figure, loss_figure, save_figure
 from .recipe import Recipe, differences, load_recipe
 from .report import model_card, report_html, view
+from .score_plots import gains_figure, position_figure, running_figure, token_figure
 from .stages import Facts, StageTable, counted_seconds, headline, machine, read_facts, stage_table
 from .workdir import MANIFEST, RunFolder, building, check_outputs, write_manifest, write_text
 
 WEIGHTS, CORPUS, RECIPE = "model.safetensors", "corpus.json", "recipe.json"
+# Beside the nats of each scoring: how many bytes each target stands for.
+TARGET_BYTES = "target_bytes"
+# Of the verdicts in a report. The strictest: whoever wants another asks pgolf audit.
+POLICY = "strict"
 
 
 def write_record(recipe: Recipe, run: RunFolder, author: str = "unknown", github_id: str = "unknown") -> Path:
@@ -38,11 +47,14 @@ def write_record(recipe: Recipe, run: RunFolder, author: str = "unknown", github
     with building(run.record) as folder:
         copy_evidence(run, facts, folder)
         draw(run, facts, events, folder / "plots")
+        write_block_nats(read_nats(run, facts), recipe.evaluation.window, folder / BLOCK_NATS)
         write_text(folder / "stages.json", json.dumps(asdict(table), indent=2, ensure_ascii=False) + "\n")
         write_text(folder / "README.md", model_card(recipe, facts, table))
-        write_text(folder / "report.html", report_html(recipe, facts, table, folder / "plots"))
         entry = submission(recipe, facts, table, author, github_id)
         write_text(folder / "submission.json", json.dumps(entry, indent=2, ensure_ascii=False) + "\n")
+        # Last, because it shows what the auditor says of all the others.
+        verdicts = judge(record_facts(folder), load_policy(POLICY), record_hardware(folder))
+        write_text(folder / "report.html", report_html(recipe, facts, table, verdicts, folder / "plots"))
         inputs = {f"{part.name}/{MANIFEST}": file_sha256(part / MANIFEST) for part in stage_folders(run)}
         # The hash that the stages recorded: a later version of pgolf may write the same recipe with more fields.
         recorded = facts.manifests["training"]["recipe_sha256"]
@@ -122,19 +134,47 @@ def copy_evidence(run: RunFolder, facts: Facts, folder: Path) -> None:
         shutil.copyfile(home / MANIFEST, folder / "manifests" / f"{stage}.json")
 
 
+def read_nats(run: RunFolder, facts: Facts) -> dict[str, Tensor]:
+    """Read the nats of every scoring, (N,) each."""
+    with safe_open(run.scores / "nats.safetensors", framework="pt") as file:
+        return {name: file.get_tensor(name) for name in facts.scores}
+
+
 def draw(run: RunFolder, facts: Facts, events: list[dict[str, Any]], folder: Path) -> None:
     """Draw the plots into ``folder``."""
     plain, sliding = facts.scores["plain"], facts.scores["sliding"]
-    with safe_open(run.scores / "nats.safetensors", framework="pt") as file:
-        nats = file.get_tensor("plain")
+    nats, target_bytes = read_nats(run, facts), read_target_bytes(run)
+    published = {name: nats[name] for name in dict.fromkeys(("sliding", headline(facts.scores)))}
     figures = {
         "loss": loss_figure(events),
         "bytes": bytes_figure(facts.sizes),
-        "position": position_figure(nats, plain["window"], plain["bytes"] / plain["targets"], sliding["bits_per_byte"]),
+        "running": running_figure(published, target_bytes),
+        "position": position_figure(
+            nats["plain"], plain["window"], plain["bytes"] / plain["targets"], sliding["bits_per_byte"]
+        ),
+        "tokens": token_figure(nats[headline(facts.scores)], target_bytes),
     }
+    if "adapted" in nats:
+        figures["gains"] = gains_figure(nats["sliding"], nats["adapted"], target_bytes, chunk_starts(run, "adapted"))
     folder.mkdir()
     for name, figure in figures.items():
         save_figure(figure, folder, name)
+
+
+def read_target_bytes(run: RunFolder) -> Tensor:
+    """Read how many bytes every target stands for, int16 (N,); raises FormatError where scores lack it."""
+    with safe_open(run.scores / "nats.safetensors", framework="pt") as file:
+        if TARGET_BYTES not in file.keys():  # noqa: SIM118 - the file is no dictionary
+            raise FormatError(f"the scores have no {TARGET_BYTES}, those of an older pgolf have none; score again")
+        counted: Tensor = file.get_tensor(TARGET_BYTES)
+    return counted
+
+
+def chunk_starts(run: RunFolder, name: str) -> list[int]:
+    """Return the first target of each chunk of a scoring, from its ledger."""
+    lines = (run.scores / f"ledger.{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    events = [json.loads(line) for line in lines]
+    return [event["first"] for event in events if event["event"] == "SCORE"]
 
 
 def submission(

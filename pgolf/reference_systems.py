@@ -59,11 +59,12 @@ NOT_ARCHITECTURE = """
     adam_eps adam_wd beta1 beta2 data_path ema_decay ema_enabled embed_lr eval_seq_len eval_stride
     grad_clip_norm head_lr iterations late_qat_threshold lawa_enabled lawa_freq lawa_k matrix_lr
     max_wallclock_seconds muon_backend_steps muon_beta2 muon_momentum muon_momentum_warmup_start
-    muon_momentum_warmup_steps muon_wd qat_enabled run_id scalar_lr seed swa_enabled swa_every tied_embed_lr
+    enable_looping_at min_lr muon_momentum_warmup_steps muon_wd qat_enabled run_id scalar_lr seed swa_enabled
+    swa_every tied_embed_lr
     tokenizer_path train_batch_tokens train_files train_log_every ttt_batch_seqs ttt_burst_enabled
     ttt_burst_epochs ttt_burst_lr_factor ttt_burst_steps ttt_burst_trigger ttt_chunk_tokens ttt_enabled
     ttt_epochs ttt_freeze_blocks ttt_grad_clip ttt_lr ttt_momentum val_batch_size val_files val_loss_every
-    warmdown_iters warmup_steps gptq_calib_batches gptq_block_size target_mb compressor
+    warmdown_frac warmdown_iters warmup_steps gptq_calib_batches gptq_block_size target_mb compressor
     world_size rank grad_accum_steps looping_active
 """
 

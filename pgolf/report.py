@@ -8,35 +8,44 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from .audit.policy import ORDER, Verdict, overall
 from .corpus.build import describe
 from .corpus.fineweb import ChallengeShards, FineWebStream
 from .plots import PALETTE
 from .recipe import BudgetConfig, Recipe, differences, recipe_json
 from .stages import Facts, StageTable, counted_seconds, headline, machine
 
-# File names of the plots, in the order in which they are read.
-PLOTS = ("loss", "bytes", "position")
 TEMPLATES = Path(__file__).parent / "templates"
+# What reading an artifact needs besides torch and transformers, by its codec (docs/FORMAT.md 2).
+DECODERS = {
+    "zstd": "zstandard",
+    "shuffle-brotli": "zstandard` and `brotli",
+    "ans": "zstandard` and `constriction",
+}
 # Bits of a byte that nothing is known about: what a score of no use comes to.
 RAW_BITS = 8
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def report_html(recipe: Recipe, facts: Facts, table: StageTable, plots: Path) -> str:
-    """Render the report. plots: the folder of the SVG files that are put into it."""
-    drawn = {name: inline_svg((plots / f"{name}.svg").read_text(), name) for name in PLOTS}
-    return _render("report.html.j2", **view(recipe, facts, table), plots=drawn, palette=PALETTE)
+def report_html(recipe: Recipe, facts: Facts, table: StageTable, verdicts: Sequence[Verdict], plots: Path) -> str:
+    """Render the report. verdicts: the auditor's. plots: the folder of the SVG files that are put into it."""
+    drawn = {file.stem: inline_svg(file.read_text(), file.stem) for file in sorted(plots.glob("*.svg"))}
+    judged = {"verdicts": sorted(verdicts, key=lambda v: ORDER.index(v.verdict)), "overall": overall(verdicts)}
+    return _render("report.html.j2", **view(recipe, facts, table), **judged, plots=drawn, palette=PALETTE)
 
 
 def model_card(recipe: Recipe, facts: Facts, table: StageTable) -> str:
     """Render ``README.md``: metadata for the Hub, then the card."""
-    return _render("README.md.j2", metadata=card_data(recipe, facts, table).to_yaml(), **view(recipe, facts, table))
+    decoder = DECODERS[recipe.quantization.codec]
+    metadata = card_data(recipe, facts, table).to_yaml()
+    return _render("README.md.j2", metadata=metadata, decoder=decoder, **view(recipe, facts, table))
 
 
 def card_data(recipe: Recipe, facts: Facts, table: StageTable) -> ModelCardData:
@@ -90,6 +99,10 @@ def validation_text(recipe: Recipe, facts: Facts) -> dict[str, Any]:
         "comparable": official,
         "documents": corpus["validation"]["documents"],
         "utf8_bytes": corpus["validation"]["utf8_bytes"],
+        "lost_bytes": corpus["validation"]["lost_bytes"],
+        "gained_bytes": corpus["validation"]["gained_bytes"],
+        "free_blanks": corpus["validation"]["free_blanks"],
+        "changed": corpus["validation"]["documents_changed"],
         "train_tokens": corpus["train"]["tokens"],
         "train_documents": corpus["train"]["documents"],
         "duplicates": corpus["train_documents_dropped_as_validation_duplicates"],

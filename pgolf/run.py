@@ -6,104 +6,55 @@ the command line. Every stage refuses inputs that do not chain and leaves a mani
 
 from __future__ import annotations
 
-import hashlib
 import json
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import tyro
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from evaluation.adaptation.frozen import FrozenConfig
 from evaluation.config import EvaluationConfig
-from evaluation.ledger import Score
+from evaluation.ledger import Ledger, Score
 from evaluation.scorer import score
 from evaluation.windows import ValidationTokens
 from modeling_pgolf.errors import PGolfError, RecipeError
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
-from modeling_pgolf.quantization_pgolf import write_frame_file
-from quantization.budget import check_budget
-from quantization.compress import compress
-from training.batches import TrainTokens, stream_facts
 from training.loop import fit
+from training.orders import stream_facts
 
-from .artifact import OUTER_BYTES, WEIGHTS, code_bytes, write_loader
 from .checkpoint import FolderCheckpoints
-from .corpus.build import Corpus, SentencePieceModel, build_corpus, describe
-from .corpus.local import LocalFolder
+from .corpus.build import Corpus
+from .corpus.recount import check_counted
 from .corpus.splits import file_sha256
-from .recipe import Recipe, load_recipe, with_overrides
-from .record import write_record
+from .exporting import export_checkpoint
+from .fine_tune_text import fine_tune_text
+from .job import Job, open_job_corpus, parse_job, training_tokens, validation_tokens
+from .recipe import Recipe
+from .record import TARGET_BYTES, write_record
 from .stages import as_text, stage_table
-from .workdir import RunFolder, building, check_outputs, open_run, write_manifest, write_text
-
-# Parts of a corpus that are files of this machine.
-ON_DISK = (LocalFolder, SentencePieceModel)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a run lives: ``ROOT/runs/RUN`` and ``ROOT/corpora``."""
-
-    root: Path = Path()
-    run: str | None = None
-
-
-@dataclass(frozen=True)
-class Job:
-    """A recipe with the place of its run."""
-
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
-    place: Annotated[Place, tyro.conf.arg(name="")]
-
-
-def parse_job(recipe_file: Path, arguments: list[str]) -> Job:
-    """Read a recipe and apply ``--root``, ``--run`` and dotted overrides to it."""
-    place, rest = tyro.cli(Place, args=arguments, return_unknown_args=True, add_help=False)
-    recipe = with_overrides(load_recipe(recipe_file), rest)
-    recipe.model_config()  # a model that contradicts itself is refused before anything is written
-    return Job(recipe, place)
-
-
-def corpus_folder(job: Job) -> Path:
-    """Return the folder of the recipe's corpus, named by what it is made of and where its files lie."""
-    corpus = job.recipe.corpus
-    places = [str(Path(part.path).resolve()) for part in (corpus.source, corpus.tokenizer) if isinstance(part, ON_DISK)]
-    text = json.dumps([describe(corpus), places], sort_keys=True)
-    return job.place.root / "corpora" / hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def open_job_corpus(job: Job) -> Corpus:
-    """Build the recipe's corpus, or open it; raises RecipeError where the model has too few token ids for it."""
-    corpus = build_corpus(job.recipe.corpus, corpus_folder(job))
-    if len(corpus.tokenizer) > job.recipe.model.vocab_size:
-        raise RecipeError(
-            f"the tokenizer has {len(corpus.tokenizer)} tokens, model.vocab_size is {job.recipe.model.vocab_size}"
-        )
-    return corpus
-
-
-def validation_tokens(corpus: Corpus) -> ValidationTokens:
-    """Return the validation stream of a corpus."""
-    parts = [torch.from_numpy(shard.astype("int64")) for shard in corpus.validation]
-    return ValidationTokens(torch.cat(parts))
+from .trackers import require_trackers, start_trackers
+from .workdir import RunFolder, building, check_outputs, open_run, refused_by_disk, write_manifest, write_text
 
 
 def train(job: Job, run: RunFolder) -> None:
     """Train the recipe's model; writes ``checkpoint/`` and ``log.jsonl``."""
     recipe = job.recipe
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    require_trackers(job.place.trackers)
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(), log_with=list(job.place.trackers) or None, project_dir=run.path
+    )
     with accelerator.main_process_first():
         corpus = open_job_corpus(job)
     set_seed(recipe.training.seed)
@@ -115,16 +66,17 @@ def train(job: Job, run: RunFolder) -> None:
 
     main = accelerator.is_main_process
     states = FolderCheckpoints(run.states, recipe.training.keep_checkpoints, writer=main)
-    train_tokens = TrainTokens(corpus.train)
+    tokens_read = training_tokens(job, corpus)
     trained = fit(
         model,
-        train_tokens,
+        tokens_read,
         recipe.training,
         accelerator,
         validate=validate,
         checkpoints=states,
-        log=line_writer(run.log) if main else lambda event: None,
+        log=events_to(run.log if main else None, start_trackers(accelerator, recipe, run.path)),
         stop=asked_to_stop(),
+        fine_tune_tokens=fine_tune_text(recipe, corpus),
     )
     final = validate(model)
     if main:
@@ -134,9 +86,11 @@ def train(job: Job, run: RunFolder) -> None:
             write_text(
                 folder / "metrics.json", json.dumps({"train_loss": trained.train_loss, "steps": trained.steps, **final})
             )
-            stream = stream_facts(train_tokens, recipe.training, trained.steps)
+            stream = stream_facts(tokens_read, recipe.training, trained.steps, accelerator.num_processes)
             facts = {"corpus": corpus.facts, "stream": stream}
             write_manifest(folder, "training", recipe, corpus_hashes(corpus), trained.seconds, **facts)
+    for tracker in accelerator.trackers:  # not end_training: a bundle goes on in this process group
+        tracker.finish()
 
 
 def asked_to_stop() -> Callable[[], bool]:
@@ -159,16 +113,25 @@ def plain_score(
         compile=False,
         precision=recipe.training.precision,
     )
-    result = score(model, tokens, config, accelerator, "validate").score(corpus.bytes)
+    result = counted_score(score(model, tokens, config, accelerator, "validate"), corpus)
     return {"validation_loss": result.nats_per_token, "validation_bpb": result.bits_per_byte}
 
 
-def line_writer(path: Path) -> Callable[[dict[str, Any]], None]:
-    """Return a log that appends one JSON object a line, flushed at once."""
+def counted_score(ledger: Ledger, corpus: Corpus) -> Score:
+    """Sum a ledger up; raises CorpusError where it divides by other bytes than the corpus was recounted to."""
+    result = ledger.score(corpus.bytes)
+    check_counted(result.bytes, corpus.facts)
+    return result
+
+
+def events_to(path: Path | None, track: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    """Return a log that appends one JSON object a line to ``path``, flushed at once, and shows it to trackers."""
 
     def write(event: dict[str, Any]) -> None:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": time.time(), **event}) + "\n")
+        track(event)
+        if path is not None:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"time": time.time(), **event}) + "\n")
 
     return write
 
@@ -178,24 +141,12 @@ def corpus_hashes(corpus: Corpus) -> dict[str, str]:
     return {"corpus.json": file_sha256(corpus.folder / "corpus.json")}
 
 
-def export(job: Job, run: RunFolder) -> None:
-    """Compress the checkpoint to ``artifact/``; raises BudgetError where it is over the limit."""
-    recipe = job.recipe
-    check_outputs(run.checkpoint)
-    started = time.perf_counter()
-    model = PGolfForCausalLM.from_pretrained(run.checkpoint)
-    with building(run.artifact) as folder:
-        write_loader(folder, model, run.checkpoint)
-        code = code_bytes(folder)
-        artifact = compress(model, recipe.quantization, recipe.budget.artifact_bytes - code - OUTER_BYTES)
-        write_frame_file(folder / WEIGHTS, artifact.frame)
-        total = check_budget((folder / WEIGHTS).stat().st_size, code, recipe.budget.artifact_bytes)
-        sizes = {"total_bytes": total, "code_bytes": code, "matrix_scale_floor": artifact.matrix_scale_floor}
-        ledger = [asdict(line) for line in artifact.ledger]
-        write_text(folder / "bytes.json", json.dumps({**sizes, "groups": ledger}, indent=2) + "\n")
-        inputs = {"checkpoint/model.safetensors": file_sha256(run.checkpoint / "model.safetensors")}
-        write_manifest(folder, "quantization", recipe, inputs, {"export": time.perf_counter() - started}, **sizes)
-    print(f"artifact: {total:,} bytes of {recipe.budget.artifact_bytes:,} ({code:,} of them code)")
+def export(job: Job, run: RunFolder, script_bytes: int = 0) -> None:
+    """Compress the checkpoint to ``artifact/``; raises BudgetError where it is over the limit.
+
+    script_bytes: of a bundle, to be left free beside the weights where they are more than the artifact's own code.
+    """
+    export_checkpoint(job.recipe, run, lambda: training_tokens(job, open_job_corpus(job)), script_bytes)
 
 
 def score_artifact(job: Job, run: RunFolder) -> None:
@@ -211,11 +162,12 @@ def score_artifact(job: Job, run: RunFolder) -> None:
         started = time.perf_counter()
         ledger = score(model, tokens, config, accelerator, name, recipe.budget.evaluation_seconds)
         seconds[name] = time.perf_counter() - started
-        results[name] = describe_score(ledger.score(corpus.bytes), config)
+        results[name] = describe_score(counted_score(ledger, corpus), config)
         ledgers[name] = ledger
     if accelerator.is_main_process:
         with building(run.scores) as folder:
-            save_file({name: ledger.nats for name, ledger in ledgers.items()}, folder / "nats.safetensors")
+            nats = {name: ledger.nats for name, ledger in ledgers.items()}
+            save_file({**nats, TARGET_BYTES: corpus.bytes.of_targets(tokens.ids).short()}, folder / "nats.safetensors")
             for name, ledger in ledgers.items():
                 write_text(folder / f"ledger.{name}.jsonl", "".join(json.dumps(e) + "\n" for e in ledger.events))
             write_text(folder / "scores.json", json.dumps({"scores": results, "seconds": seconds}, indent=2) + "\n")
@@ -272,4 +224,9 @@ def door(stage: str, arguments: list[str]) -> None:
         STAGES[stage](job, open_run(job.place.root, job.place.run, job.recipe))
     except PGolfError as error:
         print(f"pgolf: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except (OSError, SafetensorError) as error:
+        if not refused_by_disk(error):
+            raise
+        print(f"pgolf: the disk refuses ({error}); complete folders are kept: free space, start again", file=sys.stderr)
         sys.exit(1)

@@ -128,9 +128,10 @@ def stamp(recipe: Recipe) -> str:
 
 
 def counted_seconds(facts: Facts) -> float:
-    """Return the seconds of training that use up the budget."""
+    """Return the seconds that use up the training budget: those of training, and the export's on training text."""
     seconds = facts.manifests["training"]["seconds"]
-    return float(sum(seconds.get(name, 0.0) for name in COUNTED))
+    calibration = facts.manifests["quantization"]["seconds"].get("calibration", 0.0)
+    return float(sum(seconds.get(name, 0.0) for name in COUNTED) + calibration)
 
 
 def machine(hardware: dict[str, Any]) -> str:

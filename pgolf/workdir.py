@@ -6,6 +6,7 @@ out, by which recipe, code, versions and hardware, in how many seconds. Records 
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import json
 import os
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from modeling_pgolf.errors import FormatError, RecipeError
 
@@ -28,6 +30,7 @@ from .recipe import Recipe, parse_recipe, recipe_hash, recipe_json
 from .siblings import ROOT
 
 MANIFEST = "manifest.json"
+DISK_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # Packages whose version can change a number.
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "zstandard", "numpy")
 
@@ -93,6 +96,13 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def refused_by_disk(error: OSError | SafetensorError) -> bool:
+    """Say whether a file could not be written because its disk is full, over quota or read-only."""
+    if isinstance(error, SafetensorError):
+        return "I/O error" in str(error)
+    return error.errno in DISK_REFUSALS
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+from accelerate import Accelerator
+from transformers import PreTrainedModel
 
 from ..ledger import Posted
 
@@ -15,12 +16,15 @@ class FrozenConfig:
 
     chunk_tokens: None = None
 
+    def build(self, model: PreTrainedModel, window: int, accelerator: Accelerator, compiled: bool) -> Frozen:
+        """Build the rule; it needs nothing of all that."""
+        return Frozen()
+
 
 class Frozen:
     """The rule that learns nothing."""
 
-    def __init__(self, model: nn.Module, config: FrozenConfig) -> None:
-        self.chunk_tokens: int | None = config.chunk_tokens
+    chunk_tokens: int | None = None
 
     def learn(self, posted: Posted, progress: float) -> None:
         """Do nothing."""

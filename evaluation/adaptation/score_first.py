@@ -40,6 +40,10 @@ class ScoreFirstConfig:
     frozen_blocks: int = 0
     freeze_matrices: bool = True
 
+    def build(self, model: PreTrainedModel, window: int, accelerator: Accelerator, compiled: bool) -> ScoreFirst:
+        """Build the rule for a model that is scored by windows of ``window`` tokens."""
+        return ScoreFirst(model, self, window, accelerator, compiled)
+
 
 class ScoreFirst:
     """SGD on scored text; the state that is carried over chunks is the momentum."""

@@ -12,16 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.ledger import GENESIS, link
-from modeling_pgolf.errors import FormatError
+from evaluation.ledger import Event, walk
+from modeling_pgolf.errors import FormatError, LegalityError
+from training.clock import COUNTED
 
 from ..artifact import WEIGHTS, code_bytes
 from ..corpus.splits import file_sha256
 from ..stages import machine
+from ..workdir import MANIFEST, file_hashes
+from .shipped_code import CODE_SUFFIXES
 
 # Tokens per byte of the challenge's validation splits, and how far a score may be off. Source: LEGALITY 3.4, K15.
 TOKENS_PER_BYTE = {"SP1024": 0.410521, "SP4096": 0.301235, "SP8192": 0.268339, "CaseOps SP8192": 0.316741}
 FINGERPRINT_TOLERANCE = 5e-5
+
+# What no file can show. Source: LEGALITY 3.3, K1 to K3 and K8.
+PROBES = (("C1", "causality"), ("C2", "normalised probabilities"), ("D4", "self-contained evaluation"))
 
 
 @dataclass(frozen=True)
@@ -36,36 +42,42 @@ class Fact:
 
 
 def record_facts(record: Path) -> list[Fact]:
-    """Read every fact of a pgolf record; raises FormatError where the folder is none."""
-    if not (record / "manifest.json").is_file() or not (record / "scores.json").is_file():
-        raise FormatError(f"{record} is not a pgolf record: it has no manifest.json or no scores.json")
-    scores = _json(record / "scores.json")
-    manifests = {p.stem: _json(p) for p in sorted((record / "manifests").glob("*.json"))}
+    """Read every fact of a pgolf record; raises FormatError where a file of it is missing or damaged."""
+    scores = read_json(record / "scores.json")["scores"]
+    manifests = {p.stem: read_json(p) for p in sorted((record / "manifests").glob("*.json"))}
     return [
         size_fact(record),
         track_fact(manifests),
         *clock_facts(manifests),
-        *coverage_facts(record, scores["scores"]),
-        *fingerprint_facts(scores["scores"]),
-        agreement_fact(record, scores["scores"]),
+        *[fact for name, score in scores.items() for fact in ledger_facts(record, name, score)],
+        *fingerprint_facts(scores),
+        *bytes_facts(manifests, scores),
+        agreement_fact(record, scores),
         hash_fact(record),
         recipe_fact(manifests),
-        Fact("C8", "bytes of the original text", None, "the record does not carry the validation text"),
+        chain_fact(record, manifests),
+        split_fact(manifests),
+        *[Fact(rule, name, None, "needs the scoring run again; a record cannot show it") for rule, name in PROBES],
         Fact("E4", "seeds", None, "one record is one seed; compare records with pgolf compare"),
     ]
 
 
 def record_hardware(record: Path) -> str:
     """Name the hardware that a record was trained on."""
-    return machine(_json(record / "manifests" / "training.json")["hardware"])
+    return machine(read_json(record / "manifests" / "training.json")["hardware"])
 
 
 def size_fact(record: Path) -> Fact:
-    """Bytes as shipped: the weights and every file that loading imports."""
-    code, weights = code_bytes(record), (record / WEIGHTS).stat().st_size
-    return Fact(
-        "B1", "bytes as shipped", True, f"{code + weights:,} ({weights:,} weights, {code:,} code)", code + weights
-    )
+    """Bytes as shipped: the weights, every file that loading imports, and whatever else is code."""
+    total, weights = shipped_bytes(record), (record / WEIGHTS).stat().st_size
+    return Fact("B1", "bytes as shipped", True, f"{total:,} ({weights:,} weights, {total - weights:,} code)", total)
+
+
+def shipped_bytes(record: Path) -> int:
+    """Count the weights, the code and configuration of an artifact, and source or compiled code anywhere below it."""
+    below = (p for p in record.rglob("*") if p.suffix in CODE_SUFFIXES and p.is_file())
+    helpers = sum(p.stat().st_size for p in below if p.parent != record or p.suffix != ".py")
+    return code_bytes(record) + (record / WEIGHTS).stat().st_size + helpers
 
 
 def track_fact(manifests: dict[str, Any]) -> Fact:
@@ -78,9 +90,11 @@ def clock_facts(manifests: dict[str, Any]) -> list[Fact]:
     """Training seconds (all that reads training data or steps an optimiser) and the longest evaluation."""
     training = manifests.get("training", {}).get("seconds", {})
     evaluation = manifests.get("evaluation", {}).get("seconds", {})
-    used = sum(training.get(phase, 0.0) for phase in ("step", "replay", "replay_after_clock"))
-    longest = max(evaluation.values(), default=math.nan)
     late = training.get("replay_after_clock", 0.0)
+    # Hessians of training text are training, whichever stage makes them (LEGALITY B2).
+    calibration = manifests.get("quantization", {}).get("seconds", {}).get("calibration", 0.0)
+    used = late + calibration + sum(training.get(phase, 0.0) for phase in COUNTED)
+    longest = max(evaluation.values(), default=math.nan)
     note = f", {late:.1f} s of them after the clock had ended" if late else ""
     inside = None if not training else late == 0.0
     return [
@@ -89,34 +103,46 @@ def clock_facts(manifests: dict[str, Any]) -> list[Fact]:
     ]
 
 
-def coverage_facts(record: Path, scores: dict[str, Any]) -> list[Fact]:
-    """Coverage and order of each scoring, from the events of its ledger."""
-    facts = []
-    for name, score in scores.items():
-        path = record / f"ledger.{name}.jsonl"
-        if not path.is_file():
-            facts.append(Fact("C6", f"coverage, {name}", None, "the record carries no ledger of it"))
-            continue
-        problem = ledger_problem([json.loads(line) for line in path.read_text().splitlines()], score["targets"])
-        facts.append(Fact("C6", f"coverage, {name}", problem is None, problem or f"{score['targets']:,} targets once"))
-    return facts
+def ledger_facts(record: Path, name: str, score: dict[str, Any]) -> list[Fact]:
+    """Order and coverage of one scoring, from the events of its ledger."""
+    path, broken = record / f"ledger.{name}.jsonl", []
+    reason = "the record carries no ledger of it"
+    if path.is_file():
+        try:
+            events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            return order_facts(name, events, score["targets"], score["window"])
+        except (ValueError, LegalityError) as error:
+            reason, broken = "its ledger is broken", [Fact("E3", f"ledger, {name}", False, str(error))]
+    checks = (("C3", "learning after scoring"), ("C4", "one pass"), ("C6", "coverage"))
+    return [*broken, *[Fact(rule, f"{title}, {name}", None, reason) for rule, title in checks]]
 
 
-def ledger_problem(events: list[dict[str, Any]], targets: int) -> str | None:
-    """Say what is wrong with the order of a ledger's events; None where every target is scored once, before any use."""
-    scored, previous = 0, GENESIS
-    for number, event in enumerate(events):
-        facts = {key: value for key, value in event.items() if key != "chain"}
-        if link(previous, facts) != event.get("chain"):
-            return f"event {number} does not match its hash"
-        previous = event["chain"]
-        if event["event"] == "SCORE" and event["first"] != scored:
-            return f"event {number} scores target {event['first']} where {scored} is next"
-        if event["event"] == "SCORE":
-            scored += event["count"]
-        if event["event"] == "UPDATE" and event["first"] + event["count"] > scored:
-            return f"event {number} learns from targets up to {event['first'] + event['count']}, scored are {scored}"
-    return None if scored == targets else f"{scored:,} of {targets:,} targets are scored"
+def order_facts(name: str, events: list[Event], targets: int, window: int) -> list[Fact]:
+    """Judge the order of a ledger's events; raises LegalityError where one does not match its hash.
+
+    The challenge's script scores the end of the stream again, at most a window of it (LEGALITY V31): a fact of its
+    own, because it was accepted. Any other second score is a second pass.
+    """
+    reached = again = 0
+    early = gap = ""
+    for event, scored in walk(events):
+        first, end = event.get("first", 0), event.get("first", 0) + event.get("count", 0)
+        if event["event"] == "UPDATE" and end > scored:
+            early = early or f"learns from targets up to {end:,} when {scored:,} are scored"
+        elif event["event"] == "SCORE":
+            gap = gap or (f"scores target {first:,} where {scored:,} is next" if first > scored else "")
+            again += max(0, min(end, scored) - first)
+            reached = max(reached, end)
+    if not gap and reached != targets:
+        gap = f"{reached:,} of {targets:,} targets are scored"
+    tail = again < window
+    repeated = f"{again:,} targets are scored again" if again else "none"
+    return [
+        Fact("C3", f"learning after scoring, {name}", not early, early or "only from scored targets"),
+        Fact("C4", f"one pass, {name}", tail, "one pass" if tail else repeated),
+        Fact("C6", f"coverage, {name}", not gap, gap or f"all {targets:,} targets"),
+        *([Fact("C6", f"tail scored again, {name}", False, repeated)] if again and tail else []),
+    ]
 
 
 def fingerprint_facts(scores: dict[str, Any]) -> list[Fact]:
@@ -131,14 +157,35 @@ def fingerprint_facts(scores: dict[str, Any]) -> list[Fact]:
     return facts
 
 
+def bytes_facts(manifests: dict[str, Any], scores: dict[str, Any]) -> list[Fact]:
+    """What scores divide by, beside the recounted corpus: its decoded text and, where there is one, its original."""
+    validation = manifests.get("training", {}).get("corpus", {}).get("validation", {})
+    counted, original = validation.get("counted_bytes"), validation.get("utf8_bytes")
+    if counted is None:
+        return [Fact("C8", "bytes of the text", None, "the corpus was not recounted")]
+    other = [f"{name} divides by {score['bytes']:,}" for name, score in scores.items() if score["bytes"] != counted]
+    found = "; ".join([f"{counted:,} in the decoded text", *other])
+    facts = [Fact("C8", "bytes of the text", not other, found)]
+    if original is None:
+        return [*facts, Fact("C9", "reversible to the original", None, "only tokens were published, no original")]
+    away, lost, gained = (validation[key] for key in ("normalisation_bytes", "lost_bytes", "gained_bytes"))
+    changed, documents = validation["documents_changed"], validation["documents"]
+    what = (
+        f"{lost:,} replaced by {gained:,} in {changed:,} of {documents:,} documents" if changed else "comes back whole"
+    )
+    found = f"{original:,} in the original, {away:,} more than are counted; {what}"
+    # Whether the changes are those of the stock pipeline alone is not in the record: only their size is.
+    return [*facts, Fact("C9", "reversible to the original", None if changed else True, found, away)]
+
+
 def agreement_fact(record: Path, scores: dict[str, Any]) -> Fact:
     """Whether submission.json, the card and the scores name the same figures."""
-    entry, card = _json(record / "submission.json"), (record / "README.md").read_text()
+    entry, card = read_json(record / "submission.json"), (record / "README.md").read_text()
     best = [
         score["bits_per_byte"] for score in scores.values() if abs(score["bits_per_byte"] - entry["val_bpb"]) < 1e-9
     ]
     shown = f"{entry['val_bpb']:.4f}" in card
-    size = code_bytes(record) + (record / WEIGHTS).stat().st_size
+    size = shipped_bytes(record)
     wrong = [
         text
         for holds, text in (
@@ -155,12 +202,14 @@ def agreement_fact(record: Path, scores: dict[str, Any]) -> Fact:
 
 
 def hash_fact(record: Path) -> Fact:
-    """Whether every file is the one that the record's manifest names."""
-    outputs = _json(record / "manifest.json")["outputs"]
-    wrong = [
-        name for name, sha in outputs.items() if not (record / name).is_file() or file_sha256(record / name) != sha
-    ]
-    return Fact("E3", "files match their hashes", not wrong, ", ".join(wrong[:4]) or f"{len(outputs)} files do")
+    """Whether the files are those that the record's manifest names, all of them and no others."""
+    if not (record / MANIFEST).is_file():
+        return Fact("E3", "files match their hashes", None, "the manifest is written last; pgolf audit compares it")
+    named = read_json(record / MANIFEST)["outputs"]
+    # What begins with a dot is the Hub's own.
+    here = {name: sha for name, sha in file_hashes(record).items() if not any(p[0] == "." for p in Path(name).parts)}
+    wrong = sorted(name for name in named.keys() | here.keys() if named.get(name) != here.get(name))
+    return Fact("E3", "files match their hashes", not wrong, ", ".join(wrong[:4]) or f"{len(named)} files do")
 
 
 def recipe_fact(manifests: dict[str, Any]) -> Fact:
@@ -170,10 +219,43 @@ def recipe_fact(manifests: dict[str, Any]) -> Fact:
         "E3",
         "one recipe in all stages",
         len(hashes) == 1,
-        f"{len(hashes)} different recipe hash(es) in {len(manifests)} stages",
+        f"{len(hashes)} recipe(s) in {len(manifests)} stages",
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text())
+def chain_fact(record: Path, manifests: dict[str, Any]) -> Fact:
+    """Whether the stages worked on one corpus, one checkpoint and one artifact, the one that is here."""
+    name = "one chain of files"
+    if not manifests.keys() >= {"training", "quantization", "evaluation"}:
+        return Fact("E3", name, None, f"manifests of {', '.join(manifests) or 'no stage'} alone")
+    training, quantization, evaluation = (manifests[stage] for stage in ("training", "quantization", "evaluation"))
+    artifact = quantization["outputs"].get(WEIGHTS)
+    links = {
+        "corpus": (training["inputs"].get("corpus.json"), evaluation["inputs"].get("corpus.json")),
+        "checkpoint": (training["outputs"].get(WEIGHTS), quantization["inputs"].get(f"checkpoint/{WEIGHTS}")),
+        "scored artifact": (artifact, evaluation["inputs"].get(f"artifact/{WEIGHTS}")),
+        "artifact here": (artifact, file_sha256(record / WEIGHTS)),
+    }
+    wrong = [link for link, (one, other) in links.items() if one is None or one != other]
+    return Fact("E3", name, not wrong, f"another {', '.join(wrong)}" if wrong else ", ".join(links))
+
+
+def split_fact(manifests: dict[str, Any]) -> Fact:
+    """How many training documents were validation documents, by the corpus's own account; they are left out."""
+    corpus = manifests.get("training", {}).get("corpus", {})
+    dropped = corpus.get("train_documents_dropped_as_validation_duplicates")
+    found = "not compared: only tokens were published" if dropped is None else f"{dropped:,} found and left out"
+    return Fact("D2", "documents in both splits", None if dropped is None else True, found)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; raises FormatError where it is missing or none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FormatError(
+            f"asked for the JSON object {path.name}; found {error}; take the record as published"
+        ) from error
+    if not isinstance(content, dict):
+        raise FormatError(f"asked for a JSON object in {path.name}; found {type(content).__name__}")
     return content

@@ -41,22 +41,26 @@ def load_policy(name: str) -> dict[str, Any]:
 
 def judge(facts: Sequence[Fact], policy: dict[str, Any], hardware: str) -> list[Verdict]:
     """Judge every fact; ``hardware`` is that of the record, which decides whether its seconds count."""
-    return [Verdict(fact, verdict_of(fact, policy, hardware), policy["sources"].get(fact.rule, "")) for fact in facts]
+    return [Verdict(fact, verdict_of(fact, policy, hardware), rule_of(fact, policy["sources"])) for fact in facts]
 
 
 def verdict_of(fact: Fact, policy: dict[str, Any], hardware: str) -> str:
-    """Return the verdict on one fact."""
-    if fact.holds is None:
-        return "UNKNOWN"
-    severity: str = policy["severity"][fact.rule]
-    if not fact.holds:
+    """Return the verdict on one fact; a number over its limit fails whatever else is unknown."""
+    severity, limit = rule_of(fact, policy["severity"]), policy["limits"].get(fact.rule)
+    if fact.holds is False:
         return severity
     judged = policy["judged_hardware"].get(fact.rule, hardware)
     if hardware != judged:
         # Seconds of other hardware prove nothing about the named one, whichever side of the limit they are on.
         return "UNKNOWN"
-    limit = policy["limits"].get(fact.rule)
-    return severity if limit is not None and fact.number is not None and fact.number > limit else "PASS"
+    if limit is not None and fact.number is not None and fact.number > limit:
+        return severity
+    return "UNKNOWN" if fact.holds is None else "PASS"
+
+
+def rule_of(fact: Fact, table: dict[str, str]) -> str:
+    """Look a fact's rule up: under rule and name, like "C6 tail scored again", where that is there, else the rule."""
+    return table.get(f"{fact.rule} {fact.name.partition(',')[0]}") or table[fact.rule]
 
 
 def overall(verdicts: Sequence[Verdict]) -> str:

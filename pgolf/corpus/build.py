@@ -13,24 +13,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from evaluation.bytecount import ByteTable
 from modeling_pgolf.errors import CorpusError
-from pgolf.corpus.documents import Split, TextSource, document_hash
+from pgolf.corpus.documents import Split, TextSource, document_key
 from pgolf.corpus.embedded import EmbeddedProse
-from pgolf.corpus.fineweb import ChallengeShards, FineWebStream, fetch_challenge
+from pgolf.corpus.fineweb import ChallengeShards, FineWebStream
 from pgolf.corpus.local import LocalFolder
+from pgolf.corpus.progress import strip, unfinished
+from pgolf.corpus.published import publish
+from pgolf.corpus.recount import recount
 from pgolf.corpus.shards import Shard, open_split, replace_file
-from pgolf.corpus.splits import TrainTexts, file_sha256, fingerprint, head, shard_facts, write_split
+from pgolf.corpus.splits import KEYS_FILE, TrainTexts, file_sha256, fingerprint, head, write_keys, write_split
+from pgolf.corpus.stream import TOKENIZER_FOLDER, StreamConfig
 from pgolf.corpus.tokenizer import (
-    BOS,
     Encoder,
     byte_table,
     load_byte_table,
@@ -44,10 +46,9 @@ from pgolf.corpus.tokenizer import (
 # The names inside a corpus folder.
 FACTS_FILE = "corpus.json"
 BYTE_TABLE_FILE = "byte_table.safetensors"
-TOKENIZER_FOLDER = "tokenizer"
 
 # Bumped when a folder written before could be misread.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,14 @@ class CorpusConfig:
     tokenizer: how it becomes ids; None with ``ChallengeShards``, which bring their own.
     train_tokens, validation_tokens: a split ends with the document in which it reaches this many tokens; None takes
     the whole source.
+    streaming: how training text is tokenised while a model trains; None tokenises it once, into shards.
     """
 
     source: EmbeddedProse | LocalFolder | FineWebStream | ChallengeShards
     tokenizer: TrainBpe | SentencePieceModel | None = None
     train_tokens: int | None = None
     validation_tokens: int | None = None
+    streaming: StreamConfig | None = None
 
     def __post_init__(self) -> None:
         published = isinstance(self.source, ChallengeShards)
@@ -101,6 +104,11 @@ class CorpusConfig:
                 "asked for ChallengeShards up to a number of tokens; published shards stay whole; "
                 "choose train_shards instead"
             )
+        if self.streaming is not None and (published or self.train_tokens is not None):
+            raise CorpusError(
+                f"asked to stream {type(self.source).__name__} up to {self.train_tokens} tokens; a stream is of text "
+                "and has no end; leave streaming or train_tokens out"
+            )
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ class Corpus:
 
     tokenizer: text to ids and back.
     bytes: bytes of text of every id, over len(tokenizer) ids.
-    train, validation: the splits' shards in order, each uint16 (N,), mapped read-only.
+    train, validation: the splits' shards in order, each uint16 (N,), mapped read-only; none for a streamed train.
     facts: what ``corpus.json`` says: configuration, documents, tokens, UTF-8 bytes and shard hashes of both splits,
     the fingerprint of the first 1,000,000 train tokens.
     """
@@ -125,28 +133,34 @@ class Corpus:
 def build_corpus(config: CorpusConfig, folder: str | Path) -> Corpus:
     """Build a corpus into ``folder``, or open it when it is there already.
 
-    Everything is made in a hidden folder beside it and renamed at the end.
-    Raises CorpusError when the folder holds something else or a corpus of another configuration, when a split is
-    empty, or when source or disk fail.
+    Everything is made in a hidden folder beside it and renamed at the end; a build that was stopped goes on behind
+    its last complete shard.
+    Raises CorpusError when the folder holds something else or a corpus of another configuration, when another process
+    builds it, when a split is empty, or when source or disk fail.
     """
     target = Path(folder)
-    if (target / FACTS_FILE).is_file():
-        return _reopen(config, target)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.building")
+    plan = {"format": FORMAT, "config": describe(config)}
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-        facts = {"format": FORMAT, "config": describe(config), **_assemble(config, temporary)}
-        replace_file(temporary / FACTS_FILE, [(json.dumps(facts, indent=2) + "\n").encode()])
-        os.rename(temporary, target)
+        if not (target / FACTS_FILE).is_file():
+            with unfinished(target, plan) as home:
+                if not (target / FACTS_FILE).is_file():  # else another process finished it a moment ago
+                    _build(config, plan, home, target)
     except OSError as error:
         raise CorpusError(
             f"asked to build a corpus in {target}; found: {error.strerror or error}; choose a folder that is empty "
             "or does not exist, on a disk with room"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return open_corpus(target)
+    return _reopen(config, target)
+
+
+def _build(config: CorpusConfig, plan: dict[str, Any], home: Path, target: Path) -> None:
+    """Fill ``home`` and give it the name of ``target``."""
+    if target.exists():
+        target.rmdir()  # refuses a folder that is not empty, before hours of work and not after
+    facts = {**plan, **_assemble(config, home)}
+    replace_file(home / FACTS_FILE, [(json.dumps(facts, indent=2) + "\n").encode()])
+    strip(home)
+    os.rename(home, target)
 
 
 def open_corpus(folder: str | Path) -> Corpus:
@@ -187,6 +201,7 @@ def describe(config: CorpusConfig) -> dict[str, Any]:
         "tokenizer": None if config.tokenizer is None else described(config.tokenizer),
         "train_tokens": config.train_tokens,
         "validation_tokens": config.validation_tokens,
+        "streaming": None if config.streaming is None else {**described(config.streaming), "workers": None},
     }
 
 
@@ -201,6 +216,8 @@ def _reopen(config: CorpusConfig, folder: Path) -> Corpus:
 
 
 def _recorded_shards(folder: Path, split: Split, facts: dict[str, Any]) -> list[Shard]:
+    if not facts[split]["shards"]:
+        return []  # streamed
     shards = open_split(folder, split)
     found = [(Path(str(shard.filename)).name, shard.size) for shard in shards]
     asked = [(shard["name"], shard["tokens"]) for shard in facts[split]["shards"]]
@@ -213,56 +230,52 @@ def _recorded_shards(folder: Path, split: Split, facts: dict[str, Any]) -> list[
 
 def _assemble(config: CorpusConfig, folder: Path) -> dict[str, Any]:
     """Fill a new folder with shards, tokenizer and byte table; return the facts about them."""
+    texts: Iterable[str] | None = None
     if isinstance(config.source, ChallengeShards):
-        facts = _publish(config.source, folder)
+        facts = publish(config.source, folder, folder / TOKENIZER_FOLDER)
     else:
         facts = _tokenize(config, config.source, folder)
+        texts = (document["text"] for document in config.source.documents("validation"))
     tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
-    save_byte_table(byte_table(tokenizer), folder / BYTE_TABLE_FILE)
+    table = byte_table(tokenizer)
+    save_byte_table(table, folder / BYTE_TABLE_FILE)
+    facts["validation"] |= recount(open_split(folder, "validation"), tokenizer, table, texts)
     files = sorted((folder / TOKENIZER_FOLDER).iterdir())
     return {
         **facts,
-        "train_fingerprint": fingerprint(open_split(folder, "train")),
+        "train_fingerprint": None if config.streaming else fingerprint(open_split(folder, "train")),
         "tokenizer": {"vocab_size": len(tokenizer), "sha256": {path.name: file_sha256(path) for path in files}},
     }
 
 
-def _publish(source: ChallengeShards, folder: Path) -> dict[str, Any]:
-    """Fetch published shards; what only the text could tell stays None."""
-    model = fetch_challenge(source, folder)
-    tokenizer = read_sentencepiece(model)
-    save_tokenizer(tokenizer, folder / TOKENIZER_FOLDER, model)
-    facts: dict[str, Any] = {"train_documents_dropped_as_validation_duplicates": None}
-    splits: tuple[Split, Split] = ("validation", "train")
-    for split in splits:
-        documents = 0
-        for shard in open_split(folder, split):
-            documents += int(np.count_nonzero(shard == BOS))
-            if int(shard.max()) >= len(tokenizer):
-                raise CorpusError(
-                    f"asked for ids below {len(tokenizer)}; found {shard.max()} in {Path(str(shard.filename)).name} of "
-                    f"{source.name}; shards and tokenizer are not of one export"
-                )
-        facts[split] = {"documents": documents, "utf8_bytes": None, **shard_facts(folder, split)}
-    return facts
-
-
 def _tokenize(config: CorpusConfig, source: TextSource, folder: Path) -> dict[str, Any]:
     """Tokenise a text source: the validation documents' hashes, the tokenizer, validation, train."""
-    validation = {document_hash(document["text"]) for document in source.documents("validation")}
+    validation = {document_key(document["text"]) for document in source.documents("validation")}
+    write_keys(folder, validation)
     train = TrainTexts(source, validation)
-    if isinstance(config.tokenizer, SentencePieceModel):
-        model: str | None = config.tokenizer.path
-        tokenizer = read_sentencepiece(config.tokenizer.path)
-    else:
-        assert config.tokenizer is not None  # CorpusConfig refuses it
-        model = None
-        tokenizer = train_bpe(head(train, config.tokenizer.train_megabytes), config.tokenizer.vocab_size)
-    save_tokenizer(tokenizer, folder / TOKENIZER_FOLDER, model)
-    encoder = Encoder(tokenizer, model)
+    if not (folder / TOKENIZER_FOLDER).exists():  # else an earlier build got that far
+        _make_tokenizer(config, train, folder)
+    encoder = Encoder.from_folder(folder / TOKENIZER_FOLDER)
     held_out = (document["text"] for document in source.documents("validation"))
-    return {
+    facts = {
         "validation": write_split(held_out, "validation", encoder, folder, config.validation_tokens),
+        "validation_keys_sha256": file_sha256(folder / KEYS_FILE),
+    }
+    if config.streaming is not None:
+        streamed: dict[str, Any] = {"documents": None, "utf8_bytes": None, "tokens": None, "shards": []}
+        return {**facts, "train": streamed, "train_documents_dropped_as_validation_duplicates": None}
+    return {
+        **facts,
         "train": write_split(train, "train", encoder, folder, config.train_tokens),
         "train_documents_dropped_as_validation_duplicates": train.dropped,
     }
+
+
+def _make_tokenizer(config: CorpusConfig, train: TrainTexts, folder: Path) -> None:
+    if isinstance(config.tokenizer, SentencePieceModel):
+        model = config.tokenizer.path
+        save_tokenizer(read_sentencepiece(model), folder / TOKENIZER_FOLDER, model)
+    else:
+        assert config.tokenizer is not None  # CorpusConfig refuses it
+        texts = head(train, config.tokenizer.train_megabytes)
+        save_tokenizer(train_bpe(texts, config.tokenizer.vocab_size), folder / TOKENIZER_FOLDER)

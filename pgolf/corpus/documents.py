@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, Protocol, TypedDict, TypeVar
 
 from modeling_pgolf.errors import CorpusError
@@ -38,6 +39,8 @@ COLUMNS: tuple[str, ...] = tuple(Document.__annotations__)
 class TextSource(Protocol):
     """Anything that yields the documents of two disjoint splits, in the same order each time it is asked."""
 
+    def __hash__(self) -> int: ...
+
     @property
     def name(self) -> str:
         """The source's name in progress bars and messages."""
@@ -47,6 +50,13 @@ class TextSource(Protocol):
         """Yield the documents of ``split`` from its beginning."""
         ...
 
+    def stream(self) -> Any:
+        """Return the training documents as a ``datasets.IterableDataset`` with the column ``text``.
+
+        Its shards are the parts of the source (files, row groups). Whoever reads it leaves out validation documents.
+        """
+        ...
+
 
 def document_hash(text: str) -> str:
     """Identify a document by the sha256 of its UTF-8 text, as 64 hex digits.
@@ -54,6 +64,11 @@ def document_hash(text: str) -> str:
     Raises CorpusError for text that UTF-8 cannot hold (an unpaired surrogate, which JSON escapes can spell).
     """
     return hashlib.sha256(utf8(text)).hexdigest()
+
+
+def document_key(text: str) -> str:
+    """Identify a document among those of one corpus: the first 64 bits of its hash, as 16 hex digits."""
+    return document_hash(text)[:16]
 
 
 def utf8(text: str) -> bytes:
@@ -68,6 +83,36 @@ def utf8(text: str) -> bytes:
         raise CorpusError(
             f"asked for the UTF-8 bytes of a document; found an unpaired surrogate at character {error.start} "
             f"({near!r}); clean that document or drop it"
+        ) from error
+
+
+def generated_stream(documents: Callable[..., Iterator[Document]], **parts: list[Any]) -> Any:
+    """Return documents as a ``datasets.IterableDataset``.
+
+    documents: called with lists of parts under the names given here, whole or a share of them.
+    """
+    import datasets
+
+    return datasets.IterableDataset.from_generator(_texts, gen_kwargs={"documents": documents, **parts})
+
+
+def _texts(documents: Callable[..., Iterator[Document]], **parts: list[Any]) -> Iterator[dict[str, str]]:
+    for document in documents(**parts):
+        yield {"text": document["text"]}
+
+
+@contextmanager
+def unbroken(name: str) -> Iterator[None]:
+    """Turn what ``datasets`` raises when a stream cannot be opened or breaks off into CorpusError."""
+    import datasets
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # root of its HTTP library's errors
+
+    try:
+        yield
+    except (datasets.exceptions.DatasetsError, HTTPError, OSError, ValueError) as error:
+        raise CorpusError(
+            f"asked for {name} as a stream; found: {error}; check the name, the configuration and the connection, or "
+            "use a LocalFolder"
         ) from error
 
 

@@ -18,9 +18,10 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from modeling_pgolf.errors import CorpusError
-from pgolf.corpus.documents import Document, Split, document_from_row, document_hash
+from pgolf.corpus.documents import Document, Split, document_from_row, document_hash, generated_stream
 
 # Our choice: of 3.0 MB (Python 3.11) it sets 158 kB apart, some 30 windows of 2048 tokens at 1024 pieces.
 VALIDATION_SHARE = 0.06
@@ -54,6 +55,15 @@ class EmbeddedProse:
             if split_of(identity) == split:
                 row = {"text": text, "id": identity[:16], "file_path": path, "language": "en"}
                 yield document_from_row(row, where=path)
+
+    def stream(self) -> Any:
+        """Return the training documents as a ``datasets.IterableDataset`` of one part."""
+        return generated_stream(_training, sources=[self])
+
+
+def _training(sources: list[EmbeddedProse]) -> Iterator[Document]:
+    for source in sources:
+        yield from source.documents("train")
 
 
 def split_of(identity: str) -> Split:

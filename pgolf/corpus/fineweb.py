@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,11 +22,16 @@ from typing import Any
 from tqdm import tqdm
 
 from modeling_pgolf.errors import CorpusError
-from pgolf.corpus.documents import Document, Split, document_from_row
+from pgolf.corpus.documents import Document, Split, document_from_row, unbroken
 from pgolf.corpus.shards import shard_name
+from pgolf.corpus.splits import file_sha256
 
 # Documents at the head of the stream that are validation. Source: the challenge's ``NUM_VAL_DOCS``; LEGALITY rule D2.
 VALIDATION_DOCUMENTS = 50_000
+
+# Files whose row groups are listed when a stream is opened, which asks the Hub once a file. Our choice: the 10-billion
+# sample has 15 files, all of FineWeb tens of thousands.
+LISTED_FILES = 200
 
 # Folder of the published export inside its repository, and its table of contents. Source: the challenge's
 # ``REMOTE_ROOT_PREFIX`` and ``data/README.md``.
@@ -65,19 +71,26 @@ class FineWebStream:
             yield document_from_row(row, where=f"row {number} of {self.name}")
 
     def _rows(self, split: Split) -> Iterator[dict[str, Any]]:
-        import datasets
-
-        try:
-            stream = datasets.load_dataset(self.dataset, self.config, split="train", streaming=True)
+        with unbroken(self.name):
+            stream = self._open()
             if split == "validation":
                 yield from stream.take(self.validation_documents)
             else:
                 yield from stream.skip(self.validation_documents)
-        except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
-            raise CorpusError(
-                f"asked for {self.name} as a stream; found: {error}; check the name, the configuration and the "
-                "connection, or use a LocalFolder"
-            ) from error
+
+    def stream(self) -> Any:
+        """Return all pages, those of validation too, as a ``datasets.IterableDataset``.
+
+        Row groups are its parts where they can be listed, so that going on reads less than one of them again.
+        """
+        with unbroken(self.name):
+            stream = self._open().select_columns(["text"])
+            return stream if stream.num_shards > LISTED_FILES else stream.reshard()
+
+    def _open(self) -> Any:
+        import datasets
+
+        return datasets.load_dataset(self.dataset, self.config, split="train", streaming=True)
 
 
 @dataclass(frozen=True)
@@ -132,19 +145,38 @@ def fetch_challenge(source: ChallengeShards, folder: Path, download: Download | 
 
 
 def _hub(repository: str) -> Download:
-    """Make the function that fetches one file of a data set repository from the Hub."""
-    import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError
+    """Make the function that fetches files of a data set repository, all of the commit that is its newest now."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    with _asking(f"the data set {repository}"):
+        info = api.dataset_info(repository, files_metadata=True)
+    listed = {file.rfilename: file.lfs.sha256 for file in info.siblings or () if file.lfs is not None}
 
     def download(path: str) -> str:
-        try:
-            return huggingface_hub.hf_hub_download(repository, path, repo_type="dataset")
-        except (OSError, EntryNotFoundError) as error:
+        with _asking(f"{path} of the data set {repository}"):
+            fetched = api.hf_hub_download(repository, path, repo_type="dataset", revision=info.sha)
+        # The client compares sizes alone, and keeps what it got.
+        if path in listed and file_sha256(Path(fetched)) != listed[path]:
+            Path(fetched).resolve().unlink()
             raise CorpusError(
-                f"asked for {path} of the data set {repository}; found: {error}; check the names and the connection"
-            ) from error
+                f"asked for {path} of the data set {repository}; found a file of another hash than the Hub lists, and "
+                "removed it; build the corpus again"
+            )
+        return fetched
 
     return download
+
+
+@contextmanager
+def _asking(asked: str) -> Iterator[None]:
+    """Turn what the Hub's client raises into CorpusError."""
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # root of its HTTP library's errors
+
+    try:
+        yield
+    except (HTTPError, OSError, ValueError) as error:
+        raise CorpusError(f"asked for {asked}; found: {error}; check the names and the connection") from error
 
 
 def _read_manifest(path: Path, repository: str) -> dict[str, Any]:

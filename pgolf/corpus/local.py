@@ -12,17 +12,22 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from modeling_pgolf.errors import CorpusError
-from pgolf.corpus.documents import COLUMNS, Document, Split, document_from_row
+from pgolf.corpus.documents import COLUMNS, Document, Split, document_from_row, generated_stream
 
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")
 
 # Our choice: bounds the memory of a batch (a few MB of web pages) without costing speed.
 ROWS_PER_BATCH = 1024
+
+# A file, and a row group of it where it has some.
+Part: TypeAlias = "tuple[str, int | None]"
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,30 @@ class LocalFolder:
 
         Raises CorpusError for a missing folder, a split without files, or a damaged or foreign file (naming the row).
         """
-        for path in split_files(Path(self.path), split):
-            yield from _parquet(path) if path.suffix == ".parquet" else _json_lines(path)
+        yield from read_parts(split_parts(Path(self.path), split))
+
+    def stream(self) -> Any:
+        """Return the training documents as a ``datasets.IterableDataset``; files and row groups are its parts."""
+        return generated_stream(read_parts, parts=split_parts(Path(self.path), "train"))
+
+
+def split_parts(folder: Path, split: Split) -> list[Part]:
+    """List what can be read by itself of a split: row groups of Parquet files, other files whole."""
+    parts: list[Part] = []
+    for path in split_files(folder, split):
+        if path.suffix == ".parquet":
+            with _parquet_file(path) as file:
+                parts += [(str(path), group) for group in range(file.num_row_groups)] or [(str(path), None)]
+        else:
+            parts.append((str(path), None))
+    return parts
+
+
+def read_parts(parts: list[Part]) -> Iterator[Document]:
+    """Yield the rows of the parts; raises CorpusError for a damaged or foreign file (naming the row)."""
+    for name, group in parts:
+        path = Path(name)
+        yield from _row_group(path, group) if path.suffix == ".parquet" else _json_lines(path)
 
 
 def split_files(folder: Path, split: Split) -> list[Path]:
@@ -66,26 +93,33 @@ def split_files(folder: Path, split: Split) -> list[Path]:
     return files
 
 
-def _parquet(path: Path) -> Iterator[Document]:
+@contextmanager
+def _parquet_file(path: Path) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    row_number = 0
     try:
         with parquet.ParquetFile(path) as file:
-            columns = [name for name in file.schema_arrow.names if name in COLUMNS]
-            if "text" not in columns:
-                # Reading no column at all yields no rows, so the missing column must be found here.
-                document_from_row(dict.fromkeys(file.schema_arrow.names), where=path.name)
-            for batch in file.iter_batches(batch_size=ROWS_PER_BATCH, columns=columns):
-                for row in batch.to_pylist():
-                    yield document_from_row(row, where=f"row {row_number} of {path.name}")
-                    row_number += 1
+            yield file
     except (pa.ArrowException, OSError) as error:
         raise CorpusError(
-            f"asked for the Parquet file {path.name}; found it unreadable after row {row_number} ({error}); "
-            "fetch or write it again"
+            f"asked for the Parquet file {path.name}; found it unreadable ({error}); fetch or write it again"
         ) from error
+
+
+def _row_group(path: Path, group: int | None) -> Iterator[Document]:
+    """Yield the rows of one row group; None stands for the rows of a file without any."""
+    with _parquet_file(path) as file:
+        columns = [name for name in file.schema_arrow.names if name in COLUMNS]
+        if "text" not in columns:
+            # Reading no column at all yields no rows, so the missing column must be found here.
+            document_from_row(dict.fromkeys(file.schema_arrow.names), where=path.name)
+        row_number = sum(file.metadata.row_group(earlier).num_rows for earlier in range(group or 0))
+        groups = [] if group is None else [group]
+        for batch in file.iter_batches(batch_size=ROWS_PER_BATCH, row_groups=groups, columns=columns):
+            for row in batch.to_pylist():
+                yield document_from_row(row, where=f"row {row_number} of {path.name}")
+                row_number += 1
 
 
 def _json_lines(path: Path) -> Iterator[Document]:

@@ -150,6 +150,41 @@ def open_split(folder: str | Path, split: Split) -> list[Shard]:
     return [open_shard(path) for path in paths]
 
 
+class WatchedShard:
+    """A shard whose file is looked at before each read.
+
+    A mapped file that was cut while a run reads it would end the process by a signal, without a word.
+    """
+
+    def __init__(self, shard: Shard) -> None:
+        self._path = Path(str(shard.filename))
+        self._ids = shard
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return self._path.name
+
+    def __len__(self) -> int:
+        return self._ids.size
+
+    def __getitem__(self, part: slice) -> Tokens:
+        """Return ids of the shard, uint16 (N,); raises CorpusError where the file is gone or has another size."""
+        try:
+            found = self._path.stat().st_size
+        except OSError as error:
+            raise CorpusError(
+                f"asked for the shard {self._path} while it is in use; found: {error.strerror or error}; build or "
+                "fetch the corpus again, then resume"
+            ) from error
+        if found != HEADER_BYTES + 2 * self._ids.size:
+            raise CorpusError(
+                f"asked for {self._ids.size} tokens of {self._path}; its file has {found} bytes now, "
+                f"{HEADER_BYTES + 2 * self._ids.size} when it was opened; build or fetch the corpus again, then resume"
+            )
+        return self._ids[part]
+
+
 class ShardWriter:
     """Cuts a stream of documents' ids into the shards of one split; documents may straddle shards.
 
@@ -157,13 +192,17 @@ class ShardWriter:
 
     folder: where the shards go, an existing folder.
     shard_tokens: tokens in every shard but the last.
+    complete, tokens: to go on behind so many complete shards; the documents to come have so many tokens before them.
     """
 
-    def __init__(self, folder: str | Path, split: Split, shard_tokens: int = SHARD_TOKENS) -> None:
+    def __init__(
+        self, folder: str | Path, split: Split, shard_tokens: int = SHARD_TOKENS, complete: int = 0, tokens: int = 0
+    ) -> None:
         if shard_tokens < 1:
             raise CorpusError(f"asked for shards of {shard_tokens} tokens; a shard holds at least 1")
-        self.tokens = 0
-        self.paths: list[Path] = []
+        self.tokens = tokens
+        self.paths = [Path(folder) / shard_name(split, number) for number in range(complete)]
+        self._stored = complete * shard_tokens
         self._folder = Path(folder)
         self._split: Split = split
         self._shard_tokens = shard_tokens
@@ -175,8 +214,9 @@ class ShardWriter:
 
         Raises CorpusError for ids outside 0 to 65535 and for a disk that refuses.
         """
-        rest = np.array(as_ids(ids))  # a copy: the caller may reuse its buffer before the shard is full
-        self.tokens += rest.size
+        size = len(ids)
+        rest = np.array(as_ids(ids)[max(self._stored - self.tokens, 0) :])  # a copy: the caller may reuse its buffer
+        self.tokens += size
         while self._pending_tokens + rest.size >= self._shard_tokens:
             room = self._shard_tokens - self._pending_tokens
             self._keep(rest[:room])

@@ -11,19 +11,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from modeling_pgolf.errors import CorpusError
-from pgolf.corpus.documents import Split, TextSource, document_hash, utf8
-from pgolf.corpus.shards import Shard, ShardWriter, open_split
+from pgolf.corpus.documents import Split, TextSource, document_key, utf8
+from pgolf.corpus.progress import keep_progress, read_progress, rest
+from pgolf.corpus.shards import SHARD_TOKENS, Shard, ShardWriter, open_split, replace_file
 from pgolf.corpus.tokenizer import Encoder
 
+# Keys of the documents of validation in a corpus folder, one a line, sorted.
+KEYS_FILE = "validation_keys.txt"
+
 # Documents encoded at a time. Source: the challenge's ``MATCHED_FINEWEB_SP_BATCH_SIZE``; the bound in characters is
-# ours, it keeps a batch of whole books below a few hundred MB of Python integers.
+# ours, it keeps a batch of whole books below a few hundred MB.
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 8_000_000
 
@@ -34,7 +41,7 @@ FINGERPRINT_TOKENS = 1_000_000
 class TrainTexts:
     """The training texts without those that validation holds too, from the beginning each time it is iterated.
 
-    validation: hashes of the validation documents.
+    validation: keys of the validation documents.
     ``dropped`` counts the training documents left out in the latest pass.
     """
 
@@ -46,10 +53,26 @@ class TrainTexts:
     def __iter__(self) -> Iterator[str]:
         self.dropped = 0
         for document in self._source.documents("train"):
-            if document_hash(document["text"]) in self._validation:
+            if document_key(document["text"]) in self._validation:
                 self.dropped += 1
             else:
                 yield document["text"]
+
+
+def write_keys(folder: Path, keys: set[str]) -> None:
+    """Write the keys of the validation documents into a corpus folder."""
+    replace_file(folder / KEYS_FILE, ["".join(f"{key}\n" for key in sorted(keys)).encode()])
+
+
+def read_keys(folder: Path) -> frozenset[str]:
+    """Read the keys of the validation documents of a corpus; raises CorpusError where the file is missing."""
+    try:
+        return frozenset((folder / KEYS_FILE).read_text(encoding="ascii").split())
+    except (OSError, ValueError) as error:
+        raise CorpusError(
+            f"asked for the validation documents of the corpus {folder}; found no readable {KEYS_FILE} ({error}); "
+            "build the corpus again"
+        ) from error
 
 
 def head(texts: Iterable[str], megabytes: float) -> Iterator[str]:
@@ -65,38 +88,54 @@ def head(texts: Iterable[str], megabytes: float) -> Iterator[str]:
 def write_split(
     texts: Iterable[str], split: Split, encoder: Encoder, folder: Path, limit: int | None = None
 ) -> dict[str, Any]:
-    """Encode texts and write them as the shards of ``split``.
+    """Encode texts and write them as the shards of ``split``, behind those that an earlier build completed.
 
-    limit: the split ends with the document in which it reaches this many tokens; None takes all texts.
+    texts: all documents, from the first. limit: the split ends with the document in which it reaches this many
+    tokens; None takes all texts.
     Returns the split's facts: documents, UTF-8 bytes of their raw text, and those of ``shard_facts``.
-    Raises CorpusError when there is no text, or the disk refuses.
+    Raises CorpusError when there is no text, the disk refuses, or the texts are not those of the earlier build.
     """
-    documents = utf8_bytes = 0
-    bar = tqdm(desc=split, unit="token", unit_scale=True, total=limit, disable=None)
-    with bar, ShardWriter(folder, split) as writer:
-        for text, ids in _encoded(texts, encoder):
+    place = read_progress(folder, split)
+    bar = tqdm(desc=split, unit="token", unit_scale=True, total=limit, initial=place.tokens, disable=None)
+    with bar, ShardWriter(folder, split, SHARD_TOKENS, place.shards, place.tokens) as writer:
+        for text, ids in _encoded(rest(texts, place), encoder):
+            complete = len(writer.paths)
             writer.write(ids)
-            documents += 1
-            utf8_bytes += len(utf8(text))
+            if len(writer.paths) > complete:
+                keep_progress(folder, split, replace(place, shards=len(writer.paths)))
+            place = place.behind(text, len(ids))
             bar.update(len(ids))
-            if limit is not None and writer.tokens >= limit:
+            if limit is not None and place.tokens >= limit:
                 break
-    if not documents:
+    if not place.documents:
         raise CorpusError(f"asked for a {split} split; found no document for it in the source; give it more text")
-    return {"documents": documents, "utf8_bytes": utf8_bytes, **shard_facts(folder, split)}
+    return {"documents": place.documents, "utf8_bytes": place.utf8_bytes, **shard_facts(folder, split)}
 
 
-def _encoded(texts: Iterable[str], encoder: Encoder) -> Iterator[tuple[str, list[int]]]:
-    """Yield (text, ids) in order."""
+def _encoded(texts: Iterable[str], encoder: Encoder) -> Iterator[tuple[str, NDArray[np.int32]]]:
+    """Yield (text, ids) in order; the next batch is encoded while one is written and another read."""
+    with ThreadPoolExecutor(max_workers=1) as encoding:
+        before: tuple[list[str], Future[list[NDArray[np.int32]]]] | None = None
+        for batch in _batches(texts):
+            now = (batch, encoding.submit(encoder.encode, batch))
+            if before is not None:
+                yield from zip(before[0], before[1].result(), strict=True)
+            before = now
+        if before is not None:
+            yield from zip(before[0], before[1].result(), strict=True)
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
     batch: list[str] = []
     characters = 0
     for text in texts:
         batch.append(text)
         characters += len(text)
         if len(batch) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
-            yield from zip(batch, encoder.encode(batch), strict=True)
+            yield batch
             batch, characters = [], 0
-    yield from zip(batch, encoder.encode(batch), strict=True)
+    if batch:
+        yield batch
 
 
 def shard_facts(folder: Path, split: Split) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Building and opening corpora: what ends up in the folder, and everything that must be refused."""
 
+import functools
 import json
 import os
 import random
@@ -10,12 +11,13 @@ import torch
 from tiny_text import WORDS, train_sentencepiece
 
 from modeling_pgolf.errors import CorpusError
-from pgolf.corpus import splits
+from pgolf.corpus import published, splits
 from pgolf.corpus.build import CorpusConfig, SentencePieceModel, TrainBpe, build_corpus, describe, open_corpus
 from pgolf.corpus.embedded import EmbeddedProse
-from pgolf.corpus.fineweb import ChallengeShards
+from pgolf.corpus.fineweb import ChallengeShards, fetch_challenge
 from pgolf.corpus.local import LocalFolder
 from pgolf.corpus.shards import write_shard
+from pgolf.corpus.stream import StreamConfig, TextStream
 from pgolf.corpus.tokenizer import byte_table, read_sentencepiece
 
 SHARED = "This page is in both splits."
@@ -162,7 +164,7 @@ def test_a_damaged_corpus_is_not_opened(config, tmp_path):
     with pytest.raises(CorpusError, match=r"found \[\('fineweb_train_000000.bin', 3\)\]; build it again"):
         open_corpus(folder)
     (folder / "corpus.json").write_text('{"format": 0}')
-    with pytest.raises(CorpusError, match="format 1"):
+    with pytest.raises(CorpusError, match="format 2"):
         open_corpus(folder)
     (folder / "corpus.json").unlink()
     with pytest.raises(CorpusError, match=r"no readable corpus.json"):
@@ -202,7 +204,8 @@ def test_published_shards_become_a_corpus(tmp_path, monkeypatch, largest):
         "datasets/datasets/x/fineweb_val_000000.bin": "val.bin",
         "datasets/datasets/x/fineweb_train_000000.bin": "train.bin",
     }
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, path, repo_type: str(tmp_path / local[path]))
+    download = functools.partial(fetch_challenge, download=lambda path: tmp_path / local[path])
+    monkeypatch.setattr(published, "fetch_challenge", download)
     config = CorpusConfig(ChallengeShards(variant="x", train_shards=1))
     if largest == 400:
         with pytest.raises(CorpusError, match=r"ids below 400; found 400 in fineweb_train_000000.bin"):
@@ -220,3 +223,11 @@ def test_the_embedded_prose_becomes_a_corpus(tmp_path):
     assert corpus.facts["train"]["tokens"] >= 20_000
     assert corpus.facts["validation"]["utf8_bytes"] / corpus.facts["validation"]["tokens"] > 1.7
     assert corpus.facts["train_documents_dropped_as_validation_duplicates"] == 0
+
+
+def test_the_embedded_prose_becomes_a_stream(tmp_path):
+    streaming = StreamConfig(lanes=2, shuffle_documents=3, workers=0)
+    config = CorpusConfig(EmbeddedProse(), TrainBpe(512, train_megabytes=0.3), streaming=streaming)
+    corpus = build_corpus(config, tmp_path / "prose")
+    span, place = next(TextStream(config.source, corpus.folder, streaming).spans(1, 50, None))
+    assert span[0] == 1 and span.size == 50 and place["epoch"] == 0

@@ -12,7 +12,7 @@ import pytest
 from modeling_pgolf.errors import CorpusError
 from pgolf.corpus.documents import COLUMNS, document_from_row, document_hash
 from pgolf.corpus.embedded import EmbeddedProse, harvest, split_of
-from pgolf.corpus.local import LocalFolder
+from pgolf.corpus.local import LocalFolder, read_parts, split_parts
 
 
 def test_identity_is_the_sha256_of_the_utf8_text():
@@ -140,3 +140,26 @@ def test_a_broken_parquet_file_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(CorpusError, match=r"train.parquet; found it unreadable"):
         texts(tmp_path, "train")
+
+
+def test_row_groups_are_parts_and_rows_are_counted_over_them(tmp_path):
+    path = tmp_path / "train.parquet"
+    parquet.write_table(pa.table({"text": [*"abcde", None]}), path, row_group_size=2)
+    write_lines(tmp_path / "train.jsonl", [{"text": "j"}])
+    parts = split_parts(tmp_path, "train")
+    assert [(Path(name).name, group) for name, group in parts] == [
+        ("train.jsonl", None),
+        *[(path.name, g) for g in range(3)],
+    ]
+    assert [document["text"] for document in read_parts(parts[2:3])] == ["c", "d"]
+    with pytest.raises(CorpusError, match=r"row 5 of train.parquet; found NoneType"):
+        list(read_parts(parts))
+    assert LocalFolder(str(tmp_path)).stream().num_shards == 4
+
+
+def test_a_file_without_rows_still_needs_its_column(tmp_path):
+    parquet.write_table(pa.table({"title": pa.array([], pa.string())}), tmp_path / "train.parquet")
+    with pytest.raises(CorpusError, match=r"'text' in train.parquet; found \['title'\]"):
+        texts(tmp_path, "train")
+    parquet.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "train.parquet")
+    assert texts(tmp_path, "train") == []

@@ -113,12 +113,12 @@ def test_what_the_repository_lacks_is_named(tmp_path, source, message):
 def test_a_failed_download_is_a_corpus_error(tmp_path, monkeypatch):
     huggingface_hub = pytest.importorskip("huggingface_hub")
 
-    def refuse(repository, path, repo_type):
-        assert (repository, path, repo_type) == ("a/b", "datasets/manifest.json", "dataset")
+    def refuse(api, repository, files_metadata):
+        assert (repository, files_metadata) == ("a/b", True)
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    with pytest.raises(CorpusError, match=r"datasets/manifest.json of the data set a/b; found: no route"):
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refuse)
+    with pytest.raises(CorpusError, match=r"asked for the data set a/b; found: no route"):
         fetch_challenge(ChallengeShards(repository="a/b"), tmp_path)
 
 

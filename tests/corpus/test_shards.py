@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_pgolf.errors import CorpusError
-from pgolf.corpus.shards import ShardWriter, open_shard, open_split, write_shard
+from pgolf.corpus.shards import ShardWriter, WatchedShard, open_shard, open_split, write_shard
 
 IDS = st.integers(0, 65535)
 
@@ -123,3 +123,26 @@ def test_an_error_inside_a_writer_writes_no_last_shard(tmp_path):
         writer.write([1, 2, 3])
         writer.write([65536])
     assert os.listdir(tmp_path) == ["fineweb_train_000000.bin"]
+
+
+def test_a_watched_shard_reads_as_its_file(tmp_path):
+    write_shard(tmp_path / "a.bin", range(50))
+    watched = WatchedShard(open_shard(tmp_path / "a.bin"))
+    assert (watched.name, len(watched), watched[10:13].tolist()) == ("a.bin", 50, [10, 11, 12])
+
+
+@pytest.mark.parametrize("harm", ["cut", "lengthened", "removed", "emptied"])
+def test_a_shard_that_changes_in_use_is_named(tmp_path, harm):
+    """Without the look at its file, reading a cut shard would kill this process by SIGBUS."""
+    path = tmp_path / "a.bin"
+    write_shard(path, range(50_000))
+    watched = WatchedShard(open_shard(path))
+    assert watched[49_990:50_000].tolist() == list(range(49_990, 50_000))
+    if harm == "removed":
+        path.unlink()
+    elif harm == "lengthened":
+        path.write_bytes(path.read_bytes() + b"\0")
+    else:
+        os.truncate(path, 3000 if harm == "cut" else 0)
+    with pytest.raises(CorpusError, match=r"a.bin.*build or fetch the corpus again, then resume"):
+        watched[49_990:50_000]

@@ -111,13 +111,18 @@ def test_control_pieces_in_a_page_stay_text(kind, bpe, model, tmp_path):
         assert edition(["a", "a a"], padding=True)["input_ids"][0][0] == 0  # padded on the left
 
 
+def encoded(encoder, texts):
+    return [found.tolist() for found in encoder.encode(texts)]
+
+
 def test_the_encoder_of_a_trained_tokenizer_agrees_with_it(bpe):
     texts = ["", "the river", "<s> the </s>"]
     bpe(texts, padding=True, truncation=True, max_length=3)  # leaves both settings behind in the tokenizer
     encoder = Encoder(bpe)
-    assert encoder.encode(texts) == [[1, *ids(bpe, text)] for text in texts]
+    assert encoded(encoder, texts) == [[1, *ids(bpe, text)] for text in texts]
     bpe(texts, padding=True, truncation=True, max_length=3)
-    assert encoder.encode(texts) == [[1, *ids(bpe, text)] for text in texts]
+    assert encoded(encoder, texts) == [[1, *ids(bpe, text)] for text in texts]
+    assert encoded(Encoder(bpe, one_core=True), texts) == [[1, *ids(bpe, text)] for text in texts]
     assert Encoder(bpe).encode([]) == []
 
 
@@ -146,7 +151,7 @@ def test_the_known_difference_is_stacked_combining_marks(model):
     exact = sentencepiece.SentencePieceProcessor(model_file=str(model))
     text = "e\u0301\u0323"
     assert ids(read_sentencepiece_cached(model), text) != exact.encode(text)
-    assert Encoder(read_sentencepiece_cached(model), model).encode([text]) == [[1, *exact.encode(text)]]
+    assert encoded(Encoder(read_sentencepiece_cached(model), model), [text]) == [[1, *exact.encode(text)]]
 
 
 def test_the_byte_table_follows_the_piece_types(model):
@@ -167,7 +172,9 @@ def test_a_saved_folder_rebuilds_the_exact_encoder(model, tmp_path):
     assert (tmp_path / "saved" / MODEL_FILE).read_bytes() == model.read_bytes()
     exact = sentencepiece.SentencePieceProcessor(model_file=str(model))
     texts = ["The river\n\nthe  river", "e\u0301\u0323"]
-    assert Encoder.from_folder(tmp_path / "saved").encode(texts) == [[1, *exact.encode(text)] for text in texts]
+    for one_core in (False, True):
+        encoder = Encoder.from_folder(tmp_path / "saved", one_core)
+        assert encoded(encoder, texts) == [[1, *exact.encode(text)] for text in texts]
     loaded = AutoTokenizer.from_pretrained(tmp_path / "saved")  # the .model beside it changes nothing
     assert loaded(texts[0] + "<s>")["input_ids"] == [1, *exact.encode(texts[0] + "<s>")]
     with pytest.raises(CorpusError, match="not empty"):

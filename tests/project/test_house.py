@@ -87,8 +87,9 @@ def test_recipe_builds_and_is_recorded(path):
     assert parse_recipe(recipe_json(recipe)) == recipe
     with torch.device("meta"):
         model = PGolfForCausalLM(recipe.model_config())
-    # Six bits a weight and no entropy coder at all is already an upper bound for what the codec makes of it.
-    assert sum(p.numel() for p in model.parameters()) * 6 / 8 < 1.4 * recipe.budget.artifact_bytes
+    # The records' coarsest published grid, 12.85 standard deviations over 31 codes, is worth 3.5 bits a weight
+    # (docs/CODECS.md): what is larger than that fits no budget by any codec.
+    assert sum(p.numel() for p in model.parameters()) * 3.5 / 8 < recipe.budget.artifact_bytes
 
 
 def table_rows():

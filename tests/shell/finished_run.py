@@ -7,12 +7,15 @@ import torch
 from safetensors.torch import save_file
 
 from evaluation.config import EvaluationConfig
+from evaluation.ledger import Ledger
+from evaluation.windows import ValidationTokens
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from pgolf.artifact import code_bytes, write_artifact
 from pgolf.corpus.build import CorpusConfig, TrainBpe
 from pgolf.corpus.embedded import EmbeddedProse
 from pgolf.corpus.splits import file_sha256
 from pgolf.recipe import ModelConfig, Recipe
+from pgolf.record import TARGET_BYTES
 from pgolf.workdir import building, open_run, write_manifest, write_text
 from quantization.compress import compress
 from quantization.config import QuantizationConfig
@@ -22,7 +25,17 @@ WINDOW, TARGETS, BYTES = 16, 16 * 60 + 5, 2400
 CORPUS = {"corpus.json": "c" * 64}
 FACTS = {
     "train": {"tokens": 5000, "documents": 9},
-    "validation": {"tokens": TARGETS + 1, "documents": 2, "utf8_bytes": BYTES},
+    "validation": {
+        "tokens": TARGETS + 1,
+        "documents": 2,
+        "utf8_bytes": BYTES + 5,
+        "counted_bytes": BYTES,
+        "free_blanks": 1,
+        "normalisation_bytes": 5,
+        "lost_bytes": 7,
+        "gained_bytes": 3,
+        "documents_changed": 1,
+    },
     "train_documents_dropped_as_validation_duplicates": 0,
     "train_fingerprint": "0123456789abcdef",
 }
@@ -80,24 +93,40 @@ def write_artifact_folder(recipe, run, model):
         write_manifest(folder, "quantization", recipe, inputs, {"export": 0.5}, **sizes)
 
 
-def write_scores(recipe, run):
+def post(nats, chunk):
+    """The ledger of one scoring: whole, or in chunks that are learnt from after they are scored."""
+    ledger = Ledger(ValidationTokens(torch.arange(TARGETS + 1)))
+    for number, part in enumerate(nats.split(chunk)):
+        ledger.post(ledger.scored, part, f"after {number}")
+        if ledger.scored < TARGETS:
+            ledger.update(ledger.posted(ledger.scored - len(part), len(part)), f"after {number + 1}")
+    return ledger
+
+
+def write_scores(recipe, run, adapted=False):
     nats = 1.5 + torch.rand(TARGETS, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    target_bytes = torch.full((TARGETS,), BYTES // TARGETS, dtype=torch.int16)
+    target_bytes[: BYTES % TARGETS] += 1
+    by_name = {"plain": nats, "sliding": nats - 1 / TARGETS} | ({"adapted": nats * 0.99} if adapted else {})
+    ledgers = {name: post(values, 160 if name == "adapted" else TARGETS) for name, values in by_name.items()}
     scores = {}
-    for name, stride in (("plain", WINDOW), ("sliding", 4)):
-        total = float(nats.sum()) - (name == "sliding")
+    for name, values in by_name.items():
+        total = float(values.sum())
         bits = total / 0.6931471805599453 / BYTES
         scores[name] = {"bits_per_byte": bits, "nats_per_token": total / TARGETS, "targets": TARGETS, "bytes": BYTES}
-        scores[name] |= {"nats": total, "window": WINDOW, "stride": stride}
+        scores[name] |= {"nats": total, "window": WINDOW, "stride": WINDOW if name == "plain" else 4}
     with building(run.scores) as folder:
-        save_file({"plain": nats, "sliding": nats.clone()}, folder / "nats.safetensors")
-        seconds = {"plain": 1.0, "sliding": 4.0}
+        save_file({**by_name, TARGET_BYTES: target_bytes}, folder / "nats.safetensors")
+        for name, ledger in ledgers.items():
+            write_text(folder / f"ledger.{name}.jsonl", "".join(json.dumps(e) + "\n" for e in ledger.events))
+        seconds = {"plain": 1.0, "sliding": 4.0} | ({"adapted": 9.0} if adapted else {})
         write_text(folder / "scores.json", json.dumps({"scores": scores, "seconds": seconds}))
         inputs = {"artifact/model.safetensors": file_sha256(run.artifact / "model.safetensors"), **CORPUS}
         write_manifest(folder, "evaluation", recipe, inputs, seconds)
 
 
-def finish(root, recipe, facts=FACTS):
+def finish(root, recipe, facts=FACTS, adapted=False):
     run = open_run(root, None, recipe)
     write_artifact_folder(recipe, run, write_checkpoint(recipe, run, facts))
-    write_scores(recipe, run)
+    write_scores(recipe, run, adapted)
     return run

@@ -23,6 +23,8 @@ from pgolf.stages import JUDGE_GPU, STAMP, as_text, stage_table
 from pgolf.workdir import MANIFEST, RunFolder, check_outputs
 from training.config import ReplayConfig
 
+PLOTS = ("loss", "bytes", "running", "tokens", "position")
+
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
@@ -63,8 +65,11 @@ def test_record_is_complete_and_its_manifest_holds(recorded):
         "scores.json",
         "recipe.json",
         "stages.json",
+        "block_nats.safetensors",
+        "ledger.plain.jsonl",
+        "ledger.sliding.jsonl",
     }
-    plots = {f"plots/{name}.{kind}" for name in ("loss", "bytes", "position") for kind in ("svg", "png")}
+    plots = {f"plots/{name}.{kind}" for name in PLOTS for kind in ("svg", "png")}
     manifests = {f"manifests/{stage}.json" for stage in ("training", "quantization", "evaluation")}
     artifact = set(json.loads((run.artifact / MANIFEST).read_text())["outputs"])
     assert set(manifest["outputs"]) == own_files | plots | manifests | artifact

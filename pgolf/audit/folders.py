@@ -1,0 +1,27 @@
+"""Which reader a folder needs: pgolf records bring hashes and ledgers, those of the challenge logs and a script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modeling_pgolf.errors import FormatError
+
+from ..workdir import MANIFEST
+from .challenge import read_challenge
+from .facts import Fact, record_facts, record_hardware
+from .shipped_code import SCRIPT
+
+
+def audit_folder(folder: Path) -> tuple[list[Fact], str]:
+    """Read the facts of a record and its hardware; raises FormatError where the folder is a record of neither kind."""
+    ours, theirs = (MANIFEST, "scores.json"), ("submission.json", SCRIPT)
+    if all((folder / name).is_file() for name in ours):
+        try:
+            return record_facts(folder), record_hardware(folder)
+        except (KeyError, TypeError, AttributeError) as error:  # what foreign JSON makes of the questions
+            raise FormatError(f"{folder} is no sound record: {error!r} in its files; take it as published") from error
+    if all((folder / name).is_file() for name in theirs):
+        return read_challenge(folder)
+    raise FormatError(
+        f"{folder} is no record: a pgolf record has {' and '.join(ours)}, one of the challenge {' and '.join(theirs)}"
+    )

@@ -1,0 +1,25 @@
+"""Which tokens a run fine-tunes on before its weights are compressed: the one place where the tracks part.
+
+Ranked: the head of the training stream. Historical: the validation text, as seeds 3 and 4 did; every manifest of such
+a run says so and its record is stamped. Source: LEGALITY D1; PR 1351, PR 1423.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from training.batches import TrainTokens
+
+from .corpus.build import Corpus
+from .recipe import Recipe
+
+
+def fine_tune_text(recipe: Recipe, corpus: Corpus) -> TrainTokens | None:
+    """Return the tokens for ``training.fine_tune``, None where the recipe has none."""
+    config = recipe.training.fine_tune
+    if config is None:
+        return None
+    if recipe.track == "historical":
+        return TrainTokens([np.asarray(shard) for shard in corpus.validation])
+    stored = TrainTokens([np.asarray(shard) for shard in corpus.train])
+    return TrainTokens([stored.read(0, min(config.tokens, len(stored))).astype(np.uint16)])

@@ -1,0 +1,102 @@
+"""The verbs about the Hub: push, pull and verify.
+
+Their arguments, and what they print; the work is in ``hub`` and ``verify``, which are imported when it is done: the
+client and transformers take seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+
+@dataclass(frozen=True)
+class Push:
+    """Publish a record on the Hub, in one commit.
+
+    repo: USER/NAME, or NAME for your own user. private: in a private repository. ranked: as rankable, which demands
+    everything that a record's own files can show. even_though_it_fails: despite a failed audit, which the card then
+    begins with. policy: of the audit.
+    """
+
+    record: Positional[Path]
+    repo: str
+    private: bool = False
+    ranked: bool = False
+    even_though_it_fails: bool = False
+    policy: str = "strict"
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Fetch a record from the Hub and compare every file with its hashes.
+
+    name: USER/NAME or USER/NAME@REVISION. out: a new folder; records/USER/NAME without it.
+    """
+
+    name: Positional[str]
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Check a record, from the Hub or on disk: hashes, sizes, stamp, weights, and scores of blocks drawn at random.
+
+    record: USER/NAME, USER/NAME@REVISION or a folder. corpus: the built corpus of its recipe; without it the recipe's
+    is built below root. blocks: how many to score again, for each scoring. seed: of the draw, to repeat one.
+    trust_code: run the record's code although it is not this pgolf's. policy: of the audit.
+    """
+
+    record: Positional[str]
+    corpus: Path | None = None
+    root: Path = Path()
+    blocks: int = 8
+    seed: int | None = None
+    trust_code: bool = False
+    policy: str = "strict"
+
+
+def push_record(command: Push) -> None:
+    """Publish a record and print where it is."""
+    from huggingface_hub import HfApi
+
+    from .hub import Terms, push
+    from .publication import judge_record
+
+    terms = Terms(command.private, command.ranked, command.even_though_it_fails)
+    published = push(command.record, command.repo, judge_record(command.record, command.policy), terms, HfApi())
+    print(f"published {published.repository} at commit {published.commit}")
+    print(f"check it: pgolf verify {published.repository}@{published.commit}")
+
+
+def pull_record(command: Pull) -> None:
+    """Fetch a record and print where it lies."""
+    from huggingface_hub import HfApi
+
+    from .hub import pull
+
+    folder = command.out or Path("records") / command.name.partition("@")[0]
+    print(f"fetched commit {pull(command.name, folder, HfApi()).commit} into {folder}")
+
+
+def verify_record(command: Verify) -> None:
+    """Print what a record proves; exits with status 1 on FAIL."""
+    from huggingface_hub import HfApi
+
+    from .hub import pull
+    from .verify import Asked, as_text, verify
+
+    asked = Asked(command.corpus, command.root, command.blocks, command.seed, command.trust_code, command.policy)
+    with tempfile.TemporaryDirectory() as place:
+        record = Path(command.record)
+        if not record.is_dir():
+            record = Path(place) / "record"
+            print(f"commit {pull(command.record, record, HfApi()).commit}")
+        findings = verify(record, asked)
+    print(as_text(findings))
+    if any(finding.verdict == "FAIL" for finding in findings):
+        sys.exit(1)

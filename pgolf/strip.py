@@ -1,0 +1,102 @@
+"""Strip: source that computes the same with nothing in it for a reader.
+
+Comments, docstrings, texts of errors, annotations of functions and blocks for type checkers go. Annotations of
+classes stay where something reads them: pydantic those of a recipe's parts, transformers those of a module without
+postponed evaluation. Nesting costs one blank.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+from collections.abc import Collection
+
+from modeling_pgolf import errors
+
+INDENT = re.compile(r"^(?: {4})+", re.MULTILINE)
+ERRORS = frozenset(n for n, v in (vars(builtins) | vars(errors)).items() if isinstance(v, type) and n.endswith("Error"))
+
+
+def stripped(tree: ast.Module, read: Collection[str]) -> list[ast.stmt]:
+    """Return the statements of a module without what only readers need; changes ``tree``.
+
+    read: names of classes whose annotations are evaluated although their evaluation is postponed.
+    """
+    postponed = any(isinstance(s, ast.ImportFrom) and s.module == "__future__" for s in tree.body)
+    module: ast.Module = Strip(read, postponed).visit(tree)
+    return module.body
+
+
+def as_source(statements: list[ast.stmt]) -> str:
+    """Write statements as source, one blank a level."""
+    text = ast.unparse(ast.fix_missing_locations(ast.Module(statements, [])))
+    return INDENT.sub(lambda found: " " * (len(found[0]) // 4), text) + "\n"
+
+
+class Strip(ast.NodeTransformer):
+    """Takes one module's texts, annotations and type-only blocks."""
+
+    def __init__(self, read: Collection[str], postponed: bool) -> None:
+        self.read, self.postponed = read, postponed
+        self.owner: str | None = None
+
+    def visit_Module(self, node: ast.Module) -> ast.AST:
+        """Strip a module."""
+        self.generic_visit(node)
+        node.body = _doing(node.body)
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        """Strip a class; its fields are told by their annotations."""
+        outside, self.owner = self.owner, node.name
+        self.generic_visit(node)
+        self.owner = outside
+        node.body = _doing(node.body) or [ast.Pass()]
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        """Strip a function of its docstring and its types."""
+        outside, self.owner = self.owner, None
+        self.generic_visit(node)
+        self.owner = outside
+        node.returns = None
+        node.body = _doing(node.body) or [ast.Pass()]
+        return node
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        """Strip a parameter of its type."""
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        """Make an annotated assignment a plain one; in a class, keep the annotation or put a sign in its place."""
+        self.generic_visit(node)
+        if self.owner is None:
+            return ast.Pass() if node.value is None else ast.Assign([node.target], node.value, lineno=node.lineno)
+        if self.postponed and self.owner not in self.read and "ClassVar" not in ast.unparse(node.annotation):
+            node.annotation = ast.Constant(0)
+        return node
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        """Keep what runs of a block that only type checkers take."""
+        self.generic_visit(node)
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return node.orelse or ast.Pass()
+        return node
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        """Strip an error of its text: its type and its place stay."""
+        match node.exc:
+            case ast.Call(func=ast.Name(id=name)) if name in ERRORS:
+                node.exc.args, node.exc.keywords = [], []
+        return self.generic_visit(node)
+
+
+def _doing(body: list[ast.stmt]) -> list[ast.stmt]:
+    """Leave out statements that do nothing: texts and ellipses, and pass beside others."""
+    return [s for s in body if not isinstance(s, ast.Pass) and not _is_constant(s)]
+
+
+def _is_constant(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
