@@ -1,10 +1,10 @@
-# One command each: demo, test, check, bench, golden. Everything runs in .venv, which is made on first use.
+# One command each: demo, test, check, bench, golden, upstream. Everything runs in .venv, which is made on first use.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check bench golden clean
+.PHONY: demo test check bench golden upstream clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,10 @@ bench: $(READY)
 
 golden: $(READY)
 	$(BIN)/python -m pytest -q tests/golden
+
+upstream: $(READY)
+	$(BIN)/python -m pip install --quiet parameterized
+	$(BIN)/python tests/upstream/run_suite.py
 
 clean:
 	rm -rf $(VENV) runs corpora

@@ -9,7 +9,7 @@ from pgolf.corpus.build import CorpusConfig, SentencePieceModel
 from pgolf.corpus.local import LocalFolder
 from pgolf.recipe import ModelConfig, Recipe
 from quantization.config import QuantizationConfig
-from training.config import EmaConfig, QatConfig, ReplayConfig, TrainingConfig
+from training.config import QatConfig, ReplayConfig, TrainingConfig
 
 recipe = Recipe(
     name="sp1024_local",
@@ -21,12 +21,11 @@ recipe = Recipe(
         warmdown_steps=200,
         momentum_warmup_steps=250,
         validate_every=100,
-        ema=EmaConfig(warm_up=True),
         qat=QatConfig(),
         replay=ReplayConfig(),
         checkpoint_every=100,
     ),
     # A short run leaves small weights: the published grid of 1/31 would leave a quarter of the file empty.
     evaluation=EvaluationConfig(batch_windows=128),
-    quantization=QuantizationConfig(fill_budget=True),
+    quantization=QuantizationConfig(codec="ans", fill_budget=True),
 )

@@ -1,8 +1,10 @@
 """Step time of the real recipe on random tokens, one line a variant, and a profile of one step by kernel.
 
     python benchmarks/step_time.py --out FOLDER [--steps 30]
+    accelerate launch --num_processes 4 benchmarks/step_time.py --out FOLDER --micro-batches 48
 
-The median over the last two thirds of the steps is reported; the first third warms up.
+The median over the last two thirds of the steps is reported; the first third warms up. The work of a step is the same
+for any number of processes.
 """
 
 from __future__ import annotations
@@ -40,13 +42,13 @@ class Arguments:
     micro_batches: tuple[int, ...] = (48, 96, 192)
 
 
-def measure(config: TrainingConfig, steps: int) -> tuple[Trainer, list[float], float]:
+def measure(config: TrainingConfig, steps: int, accelerator: Accelerator) -> tuple[Trainer, list[float], float]:
     """Run ``steps`` steps; returns the trainer, seconds of each step and seconds of compilation."""
     torch.manual_seed(config.seed)
     torch._dynamo.reset()
     tokens = TrainTokens([np.random.default_rng(0).integers(0, 1024, 5_000_000).astype(np.uint16)])
     trainer = Trainer(
-        PGolfForCausalLM(PGolfConfig()), tokens, config, Accelerator(), Telemetry(lambda e: None, steps, 1, False)
+        PGolfForCausalLM(PGolfConfig()), tokens, config, accelerator, Telemetry(lambda e: None, steps, 1, False)
     )
     started = time.perf_counter()
     trainer.warm_up()
@@ -73,13 +75,17 @@ def kernels(trainer: Trainer) -> str:
 def main() -> None:
     """Measure every variant and write the results."""
     arguments = tyro.cli(Arguments)
+    accelerator = Accelerator()
     arguments.out.mkdir(parents=True, exist_ok=True)
     base = TrainingConfig(seconds=None, iterations=10_000)
     lines = []
     with fastest_attention():
         for micro in arguments.micro_batches:
-            trainer, seconds, compiled = measure(replace(base, micro_batch_sequences=micro), arguments.steps)
+            trainer, seconds, compiled = measure(
+                replace(base, micro_batch_sequences=micro), arguments.steps, accelerator
+            )
             line = {
+                "processes": accelerator.num_processes,
                 "micro_batch_sequences": micro,
                 "median_ms": 1000 * statistics.median(seconds[arguments.steps // 3 :]),
                 "compile_s": compiled,
@@ -87,14 +93,18 @@ def main() -> None:
                 "device": torch.cuda.get_device_name(),
                 "torch": torch.__version__,
             }
-            print(json.dumps(line), flush=True)
+            accelerator.print(json.dumps(line), flush=True)
             lines.append(line)
             if micro == arguments.micro_batches[0]:
-                (arguments.out / "kernels.txt").write_text(kernels(trainer))
+                table = kernels(trainer)
+                if accelerator.is_main_process:
+                    (arguments.out / "kernels.txt").write_text(table)
             del trainer
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-    (arguments.out / "step_time.json").write_text(json.dumps(lines, indent=2) + "\n")
+    if accelerator.is_main_process:
+        (arguments.out / "step_time.json").write_text(json.dumps(lines, indent=2) + "\n")
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

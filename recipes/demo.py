@@ -4,7 +4,7 @@ from evaluation.config import EvaluationConfig
 from pgolf.corpus.build import CorpusConfig, TrainBpe
 from pgolf.corpus.embedded import EmbeddedProse
 from pgolf.recipe import ModelConfig, Recipe
-from quantization.config import QuantizationConfig
+from quantization.config import PercentileClip, QuantizationConfig
 from training.config import TrainingConfig
 
 recipe = Recipe(
@@ -39,6 +39,6 @@ recipe = Recipe(
         checkpoint_every=50,
     ),
     # A tiny model has bytes to spare: a finer grid than the record's 1/31 costs it nothing.
-    quantization=QuantizationConfig(small_tensor_elements=4096, matrix_scale_floor=1 / 127, table_scale_floor=1 / 508),
+    quantization=QuantizationConfig(small_tensor_elements=4096, clip=PercentileClip(1 / 127, 1 / 508)),
     evaluation=EvaluationConfig(window=256, stride=64, batch_windows=16, compile=False, precision="fp32"),
 )
