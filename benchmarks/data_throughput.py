@@ -153,8 +153,8 @@ def measure(arguments: Arguments, home: Path) -> dict[str, object]:
     corpus = build_corpus(CorpusConfig(source, model), home / "corpus")
     facts = corpus.facts["train"]
     tokens, bytes_per_token = facts["tokens"], facts["utf8_bytes"] / facts["tokens"]
-    stream = TextStream(source, corpus.folder, StreamConfig(workers=0))
-    busy = replace(stream, config=StreamConfig(workers=arguments.workers))
+    stream = TextStream(source, corpus.folder, StreamConfig(lanes=8, workers=0))
+    busy = replace(stream, config=StreamConfig(lanes=8, workers=arguments.workers))
     repeats = arguments.repeats
     one = measure_stream(stream, bytes_per_token, repeats)
     many = measure_workers(busy, bytes_per_token, repeats)

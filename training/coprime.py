@@ -160,3 +160,6 @@ class CoprimeBatches:
         self._begin()
         while self.calls < state["calls"]:
             self.draw_call()
+
+    def close(self) -> None:
+        """Do nothing: nothing reads ahead."""

@@ -72,7 +72,7 @@ def fit(
     """
     telemetry = Telemetry(log, config.iterations, config.step_tokens, accelerator.is_main_process)
     trainer = Trainer(model, tokens, config, accelerator, telemetry)
-    with closing(telemetry), fastest_attention():
+    with closing(telemetry), closing(trainer.batches), fastest_attention():
         if config.compile:
             with trainer.clock.phase("compile"):
                 trainer.warm_up()

@@ -43,13 +43,14 @@ Place: TypeAlias = dict[str, Any]
 class StreamConfig:
     """How training text is streamed.
 
-    lanes: independent streams that the text is dealt to; a multiple of training.spans_per_step.
+    lanes: independent streams that the text is dealt to; a multiple of training.spans_per_step. A process that trains
+    has no more workers than lanes; with fewer parts of the source than lanes, every lane reads the whole text.
     shuffle_documents: documents of one lane that are shuffled among themselves: the shuffle buffer.
     seed: of the shuffling. workers: processes that tokenise, for each process that trains, 0 for none of their own;
     they change no token.
     """
 
-    lanes: int = 8
+    lanes: int = 16
     shuffle_documents: int = 2048
     seed: int = 0
     workers: int = 2

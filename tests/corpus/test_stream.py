@@ -274,7 +274,7 @@ def test_a_streamed_corpus_holds_no_training_shards(model, tmp_path):
     assert corpus.train == [] and len(corpus.validation) == 1 and len(corpus.tokenizer) == 300
     assert corpus.facts["train"]["tokens"] is None and corpus.facts["train_fingerprint"] is None
     assert corpus.facts["config"]["streaming"] == {
-        "kind": "StreamConfig", "lanes": 8, "shuffle_documents": 2048, "seed": 0, "workers": None,
+        "kind": "StreamConfig", "lanes": 16, "shuffle_documents": 2048, "seed": 0, "workers": None,
     }  # fmt: skip
     # The number of workers changes no token, so it is another run of the same corpus.
     more = replace(config, streaming=StreamConfig(workers=7))

@@ -26,7 +26,7 @@ CONFIG = TrainingConfig(
     sequence_length=16,
     span_sequences=2,
     spans_per_step=2,
-    micro_batch_sequences=2,
+    micro_batch_sequences=4,
     warmdown_steps=6,
     momentum_warmup_steps=5,
     ema=EmaConfig(decay=0.9),
