@@ -21,7 +21,6 @@ class Deadline:
         self._now, self._targets = now, targets
         self._end = now() + budget_seconds * SAFETY
         self._scoring = self._learning = 0.0
-        self._chunks = 0
 
     def scored(self, seconds: float) -> None:
         """Take in the seconds of a chunk's scoring."""
@@ -30,7 +29,6 @@ class Deadline:
     def learned(self, seconds: float) -> None:
         """Take in the seconds of a chunk's learning."""
         self._learning = max(self._learning, seconds)
-        self._chunks += 1
 
     def allows_learning(self, scored: int) -> bool:
         """Say whether one more round of learning still leaves time to score the rest, at the pace so far."""

@@ -20,7 +20,6 @@ from typing import Annotated, Any
 
 from huggingface_hub import HfApi, get_collection
 from huggingface_hub.constants import ENDPOINT
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib import rc_context
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
@@ -32,7 +31,7 @@ from .audit.policy import ORDER, overall
 from .hub import asking, pull
 from .plots import PALETTE, STYLE, WIDTH, save_figure
 from .publication import judge_record
-from .report import TEMPLATES, inline_svg
+from .report import inline_svg, render
 from .workdir import write_text
 
 POLICY = "strict"
@@ -150,16 +149,7 @@ def write_page(names: Sequence[str], out: Path) -> str:
         for number, board in enumerate(boards)
         if len(board.ranked) > 1
     }
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("leaderboard.html.j2").render(
-        boards=boards, drawn=drawn, palette=PALETTE, policy=POLICY
-    )
+    page = render("leaderboard.html.j2", boards=boards, drawn=drawn, palette=PALETTE, policy=POLICY)
     write_text(out, page)
     ranked, apart = sum(len(board.ranked) for board in boards), sum(len(board.apart) for board in boards)
     return f"{out}: {ranked} ranked, {apart} apart, on {len(boards)} text(s)"

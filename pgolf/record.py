@@ -214,7 +214,7 @@ def submission(
             "commit": trained["commit"],
             "parameters": shown["parameters"],
             "steps": facts.metrics["steps"],
-            "training_seconds": counted_seconds(facts),
+            "training_seconds": counted_seconds(facts.manifests),
             "evaluation_seconds": facts.seconds[published],
             "validation_text": shown["text"],
             "checks": [asdict(check) for check in table.checks],

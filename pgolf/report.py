@@ -38,14 +38,14 @@ def report_html(recipe: Recipe, facts: Facts, table: StageTable, verdicts: Seque
     """Render the report. verdicts: the auditor's. plots: the folder of the SVG files that are put into it."""
     drawn = {file.stem: inline_svg(file.read_text(), file.stem) for file in sorted(plots.glob("*.svg"))}
     judged = {"verdicts": sorted(verdicts, key=lambda v: ORDER.index(v.verdict)), "overall": overall(verdicts)}
-    return _render("report.html.j2", **view(recipe, facts, table), **judged, plots=drawn, palette=PALETTE)
+    return render("report.html.j2", **view(recipe, facts, table), **judged, plots=drawn, palette=PALETTE)
 
 
 def model_card(recipe: Recipe, facts: Facts, table: StageTable) -> str:
     """Render ``README.md``: metadata for the Hub, then the card."""
     decoder = DECODERS[recipe.quantization.codec]
     metadata = card_data(recipe, facts, table).to_yaml()
-    return _render("README.md.j2", metadata=metadata, decoder=decoder, **view(recipe, facts, table))
+    return render("README.md.j2", metadata=metadata, decoder=decoder, **view(recipe, facts, table))
 
 
 def card_data(recipe: Recipe, facts: Facts, table: StageTable) -> ModelCardData:
@@ -126,7 +126,7 @@ def view(recipe: Recipe, facts: Facts, table: StageTable) -> dict[str, Any]:
         "parameters": sum(group["weights"] for group in groups),
         "steps": facts.metrics["steps"],
         "tokens": tokens,
-        "training_seconds": counted_seconds(facts),
+        "training_seconds": counted_seconds(facts.manifests),
         "machine": machine(facts.manifests["training"]["hardware"]),
         "effects": effects(recipe, facts),
         "differences": [
@@ -217,7 +217,8 @@ def inline_svg(text: str, prefix: str) -> str:
     return element
 
 
-def _render(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
+    """Fill a template of ``templates/``; a value that it wants and does not get is an error."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=select_autoescape(["html.j2"]),

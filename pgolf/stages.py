@@ -127,11 +127,14 @@ def stamp(recipe: Recipe) -> str:
     return f"{STAMP}: {'; '.join(reasons)}" if reasons else ""
 
 
-def counted_seconds(facts: Facts) -> float:
-    """Return the seconds that use up the training budget: those of training, and the export's on training text."""
-    seconds = facts.manifests["training"]["seconds"]
-    calibration = facts.manifests["quantization"]["seconds"].get("calibration", 0.0)
-    return float(sum(seconds.get(name, 0.0) for name in COUNTED) + calibration)
+def counted_seconds(manifests: dict[str, dict[str, Any]]) -> float:
+    """Return the seconds that use up the training budget: those of training, and the export's on training text.
+
+    manifests: by stage. Hessians of training text are training, whichever stage makes them. Source: LEGALITY B2.
+    """
+    training = manifests.get("training", {}).get("seconds", {})
+    calibration = manifests.get("quantization", {}).get("seconds", {}).get("calibration", 0.0)
+    return float(sum(training.get(name, 0.0) for name in COUNTED) + calibration)
 
 
 def machine(hardware: dict[str, Any]) -> str:
@@ -145,7 +148,14 @@ def _rows(recipe: Recipe, facts: Facts, checkpoint_bytes: int) -> list[Stage]:
     metrics, total, trained = facts.metrics, facts.sizes["total_bytes"], recipe.training
     averaged = ", before weight averaging" if trained.ema else ""
     rows = [
-        Stage("train loss", None, metrics["train_loss"], None, counted_seconds(facts), f"last step's batch{averaged}"),
+        Stage(
+            "train loss",
+            None,
+            metrics["train_loss"],
+            None,
+            counted_seconds(facts.manifests),
+            f"last step's batch{averaged}",
+        ),
         Stage(
             "float, plain",
             metrics["validation_bpb"],
@@ -171,7 +181,9 @@ def _checks(recipe: Recipe, facts: Facts) -> list[Check]:
     published = headline(facts.scores)
     return [
         Check("artifact bytes", total, limits.artifact_bytes, "within" if total <= limits.artifact_bytes else "over"),
-        _clocked("training seconds", counted_seconds(facts), limits.training_seconds, facts.manifests["training"]),
+        _clocked(
+            "training seconds", counted_seconds(facts.manifests), limits.training_seconds, facts.manifests["training"]
+        ),
         _clocked(
             "evaluation seconds", facts.seconds[published], limits.evaluation_seconds, facts.manifests["evaluation"]
         ),

@@ -55,16 +55,24 @@ Curvatures = dict[str, Curvature]
 class Artifact:
     """A compressed model.
 
-    weights, frame: on their grids, and packed. ledger: bytes by group of tensors. clip: the clip in use, which rate
-    control may have changed. plan: what the codes of each role are worth. seconds: by phase.
+    weights, frame: on their grids, and packed. clip: the clip in use, which rate control may have changed. seconds: by
+    phase.
     """
 
     weights: Weights
     frame: bytes
-    ledger: list[GroupBytes]
     clip: PercentileClip | SdClip
-    plan: list[RolePlan]
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def ledger(self) -> list[GroupBytes]:
+        """The bytes of each group of tensors. Counted when asked for: rate control throws most artifacts away."""
+        return byte_ledger(self.weights, len(self.frame))
+
+    @property
+    def plan(self) -> list[RolePlan]:
+        """What the codes of each role are worth."""
+        return plan_of(self.weights, self.clip)
 
 
 def compress(
@@ -124,9 +132,7 @@ def framed(weights: Weights, config: QuantizationConfig, seconds: dict[str, floa
     """Pack weights that are on their grids; ``seconds`` so far go on."""
     with timed(seconds, "pack"):
         frame = pack(weights, config.codec, config.codec_level)
-    return Artifact(
-        weights, frame, byte_ledger(weights, len(frame)), config.clip, plan_of(weights, config.clip), seconds
-    )
+    return Artifact(weights, frame, config.clip, seconds)
 
 
 def fill_budget(

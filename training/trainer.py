@@ -250,8 +250,10 @@ class Trainer:
         left = (self.config.iterations - self.steps) * seconds / self.steps
         if limit is not None:
             left = min(left, max(limit - seconds, 0.0))
-        flops = training_flops(self.model, self.config.sequence_length) * self.config.step_tokens * self.steps
-        mfu = flops / max(seconds, 1e-9) / self.peak if self.peak else None
+        mfu = None
+        if self.peak:
+            flops = training_flops(self.model, self.config.sequence_length) * self.config.step_tokens * self.steps
+            mfu = flops / max(seconds, 1e-9) / self.peak
         return StepFacts(self.steps, self.last_loss, scale, momentum, norm, seconds, left, mfu)
 
     def shared(self, value: float) -> float:

@@ -14,11 +14,10 @@ from typing import Any
 
 from evaluation.ledger import Event, walk
 from modeling_pgolf.errors import FormatError, LegalityError
-from training.clock import COUNTED
 
 from ..artifact import WEIGHTS, code_bytes
 from ..corpus.splits import file_sha256
-from ..stages import machine
+from ..stages import counted_seconds, machine
 from ..workdir import MANIFEST, file_hashes
 from .shipped_code import CODE_SUFFIXES
 
@@ -91,9 +90,7 @@ def clock_facts(manifests: dict[str, Any]) -> list[Fact]:
     training = manifests.get("training", {}).get("seconds", {})
     evaluation = manifests.get("evaluation", {}).get("seconds", {})
     late = training.get("replay_after_clock", 0.0)
-    # Hessians of training text are training, whichever stage makes them (LEGALITY B2).
-    calibration = manifests.get("quantization", {}).get("seconds", {}).get("calibration", 0.0)
-    used = late + calibration + sum(training.get(phase, 0.0) for phase in COUNTED)
+    used = late + counted_seconds(manifests)
     longest = max(evaluation.values(), default=math.nan)
     note = f", {late:.1f} s of them after the clock had ended" if late else ""
     inside = None if not training else late == 0.0
