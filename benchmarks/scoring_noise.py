@@ -25,6 +25,7 @@ from evaluation.config import EvaluationConfig
 from evaluation.scorer import score
 from evaluation.windows import ValidationTokens
 from pgolf.corpus.shards import open_shard
+from pgolf.processes import leave_process_group
 from pgolf.run import load_artifact
 
 
@@ -58,7 +59,6 @@ def main() -> None:
             found |= load_file(file)
         (a.out / "noise.json").write_text(json.dumps(differences(found), indent=2) + "\n")
         print((a.out / "noise.json").read_text())
-    accelerator.end_training()
 
 
 def differences(found: dict[str, torch.Tensor]) -> dict[str, dict[str, float]]:
@@ -75,3 +75,4 @@ def differences(found: dict[str, torch.Tensor]) -> dict[str, dict[str, float]]:
 
 if __name__ == "__main__":
     main()
+    leave_process_group()

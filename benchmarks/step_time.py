@@ -27,6 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 from modeling_pgolf.attention import fastest_attention
 from modeling_pgolf.configuration_pgolf import PGolfConfig
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
+from pgolf.processes import leave_process_group
 from training.batches import TrainTokens
 from training.config import TrainingConfig
 from training.telemetry import Telemetry
@@ -104,8 +105,8 @@ def main() -> None:
             torch.cuda.reset_peak_memory_stats()
     if accelerator.is_main_process:
         (arguments.out / "step_time.json").write_text(json.dumps(lines, indent=2) + "\n")
-    accelerator.end_training()
 
 
 if __name__ == "__main__":
     main()
+    leave_process_group()

@@ -41,6 +41,7 @@ from .corpus.splits import file_sha256
 from .exporting import export_checkpoint
 from .fine_tune_text import fine_tune_text
 from .job import Job, open_job_corpus, parse_job, training_tokens, validation_tokens
+from .processes import leave_process_group
 from .recipe import Recipe
 from .record import TARGET_BYTES, write_record
 from .stages import as_text, stage_table
@@ -222,6 +223,7 @@ def door(stage: str, arguments: list[str]) -> None:
             raise RecipeError(f"the {stage} stage needs a recipe file as its first argument, like recipes/demo.py")
         job = parse_job(Path(arguments[0]), arguments[1:])
         STAGES[stage](job, open_run(job.place.root, job.place.run, job.recipe))
+        leave_process_group()
     except PGolfError as error:
         print(f"pgolf: {type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(1)

@@ -17,6 +17,7 @@ from quantization.budget import check_budget
 
 from .artifact import WEIGHTS
 from .job import Job, Place
+from .processes import leave_process_group
 from .recipe import parse_recipe
 from .run import export, score_artifact, train
 from .workdir import RunFolder, open_run
@@ -31,6 +32,7 @@ def main(recipe: str, script: str) -> None:
     transformers_logging.disable_progress_bar()
     job = Job(parse_recipe(recipe), Place())
     run_stages(job, open_run(job.place.root, job.place.run, job.recipe), Path(script).stat().st_size)
+    leave_process_group()
 
 
 def run_stages(job: Job, run: RunFolder, script_bytes: int) -> None:

@@ -10,6 +10,7 @@ from torch.nn import Parameter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from pgolf.processes import leave_process_group
 from training.gradients import CLIPS
 
 
@@ -29,8 +30,8 @@ def main(out: Path, limit: float) -> None:
     whole = {f"own.{i}": accelerator.gather(gradient[None]) for i, gradient in enumerate(own[:2])}
     if accelerator.is_main_process:
         save_file({**result, **whole}, out)
-    accelerator.end_training()
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), float(sys.argv[2]))
+    leave_process_group()

@@ -16,6 +16,7 @@ from killing import CONFIG, Killed, killed_in_call, random_tokens, resumed_step,
 
 from pgolf.corpus.local import LocalFolder
 from pgolf.corpus.stream import StreamConfig, TextStream
+from pgolf.processes import leave_process_group
 from training.batches import TrainTokens
 
 # What all processes call alike; in other files some calls are the main process's alone.
@@ -64,8 +65,8 @@ def main(out: Path, text: str, corpus: Path) -> None:
     }
     if accelerator.is_main_process:
         (out / "starts.json").write_text(json.dumps(starts))
-    accelerator.end_training()
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    leave_process_group()

@@ -14,6 +14,7 @@ from evaluation.scorer import score
 from evaluation.windows import ValidationTokens
 from modeling_pgolf.configuration_pgolf import PGolfConfig
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
+from pgolf.processes import leave_process_group
 
 BATCHES = (1, 7, 32)
 
@@ -34,8 +35,8 @@ def main(out: Path) -> None:
         nats[str(batch)] = score(model, tokens, config, accelerator).nats
     if accelerator.is_main_process:
         save_file(nats, out / f"nats-{accelerator.num_processes}.safetensors")
-    accelerator.end_training()
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    leave_process_group()

@@ -1,6 +1,7 @@
 """Run by torchrun: train a tiny model, score it with adaptation, and let the first process write what came out."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from evaluation.windows import ValidationTokens
 from modeling_pgolf.configuration_pgolf import PGolfConfig
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from pgolf.checkpoint import FolderCheckpoints
+from pgolf.processes import leave_process_group
 from training.batches import TrainTokens
 from training.config import QatConfig, ReplayConfig, TrainingConfig
 from training.loop import fit
@@ -71,8 +73,9 @@ def main(out: Path, stop_after: int, checkpoint_every: int, replay: bool) -> Non
     ledger = score(model, ValidationTokens(torch.from_numpy(stream[:300].astype("int64"))), evaluation, accelerator)
     if accelerator.is_main_process:
         save_file({**trained, "nats": ledger.nats}, out / f"result-{accelerator.num_processes}.safetensors")
-    accelerator.end_training()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "replay")
+    with suppress(SystemExit):
+        main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "replay")
+    leave_process_group()
