@@ -89,7 +89,7 @@ class Attention(nn.Module):
         self.q_proj = CastLinear(config.hidden_size, config.hidden_size)
         self.k_proj = CastLinear(config.hidden_size, config.num_key_value_heads * self.head_dim)
         self.v_proj = CastLinear(config.hidden_size, config.num_key_value_heads * self.head_dim)
-        self.o_proj = CastLinear(config.hidden_size, config.hidden_size)
+        self.o_proj = CastLinear(config.hidden_size, config.hidden_size, "zero")
         self.q_gain = nn.Parameter(torch.empty(config.num_attention_heads))
 
     def forward(

@@ -47,15 +47,33 @@ class Block(GradientCheckpointingLayer):
         queries: the only positions to return; the others are keys and values. Other arguments are the attention's.
         What gradients flow into comes by position: checkpointing of the re-entrant kind sees no named tensor.
         """
-        mix = self.resid_mix.to(x.dtype)
-        u = mix[0] * x + mix[1] * x0
-        branch_input = self.branch_scale * rms_norm(u, self.eps)
-        attended: Tensor
-        attended, _ = self.self_attn(branch_input, rotary, value_embedding, queries=queries, **kwargs)
+        u = self.mixed(x, x0)
+        attended = self.attend(u, value_embedding, rotary, queries, **kwargs)
         if queries is not None:
-            u, branch_input = u[:, queries], branch_input[:, queries]
-        x = u + self.attn_scale.to(x.dtype) * attended
-        if not self.parallel:
-            branch_input = self.branch_scale * rms_norm(x, self.eps)
-        x = x + self.mlp_scale.to(x.dtype) * self.mlp(branch_input)
-        return x
+            u = u[:, queries]
+        x = u + attended
+        return x + self.feed(u if self.parallel else x)
+
+    def mixed(self, x: Tensor, x0: Tensor) -> Tensor:
+        """Mix the stream with its beginning: what the branches read, (B, T, D)."""
+        mix = self.resid_mix.to(x.dtype)
+        return mix[0] * x + mix[1] * x0
+
+    def attend(
+        self,
+        u: Tensor,
+        value_embedding: Tensor | None,
+        rotary: tuple[Tensor, Tensor],
+        queries: slice | None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Return what the attention branch adds, (B, T, D), for ``queries`` or all positions."""
+        normed = self.branch_scale * rms_norm(u, self.eps)
+        attended: Tensor
+        attended, _ = self.self_attn(normed, rotary, value_embedding, queries=queries, **kwargs)
+        return self.attn_scale.to(u.dtype) * attended
+
+    def feed(self, u: Tensor) -> Tensor:
+        """Return what the feed-forward branch adds, (B, T, D)."""
+        fed: Tensor = self.mlp(self.branch_scale * rms_norm(u, self.eps))
+        return self.mlp_scale.to(u.dtype) * fed

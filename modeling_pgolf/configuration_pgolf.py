@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from .errors import ConfigError
-from .program import visiting_order
+from .program import Visit, layer_program, skip_rows, visiting_order
 
 # What transformers itself writes into or takes out of a configuration file.
 STOCK_KEYS = {
@@ -20,6 +20,9 @@ STOCK_KEYS = {
     "quantization_config", "torch_dtype", "transformers_version", "use_cache", "_attn_implementation_internal",
     "_experts_implementation_internal", "_attn_implementation", "tie_last_hidden_states",
 }  # fmt: skip
+
+
+LANE_KINDS = ("merged", "routed")
 
 
 class PGolfConfig(PreTrainedConfig):
@@ -34,8 +37,11 @@ class PGolfConfig(PreTrainedConfig):
     q_gain_init: initial gain of the queries. xsa_layers: blocks with exclusive self-attention.
     bigram_buckets, bigram_dim: hashed bigram table; 0 buckets for none. smear_gate: mix with the previous position.
     value_embed_layers, value_embed_dim: blocks with value embeddings, and the table's width.
-    skip_gates: blend U-Net skips by a learnt gate instead of adding them.
+    skip_gates: blend U-Net skips by a learnt gate instead of adding them. share_last_skip: rows of skip weights for
+    the visits without the loop only; further skips share the last row (PR 1285).
     loop_start, loop_end, loop_passes: the segment of blocks repeated ``loop_passes`` extra times.
+    lanes, lanes_from: how two lanes meet, "merged" (PR 1477) or "routed" (PR 1204), and their first block.
+    embedding_size: width of the token table, where it is not D: a projection follows it, another comes before the head.
     embed_init_std: standard deviation of the tied table. table_proj_init_gain: gain of the orthogonal bigram and
     value projections (PR 414: 1/sqrt(2 · blocks); PR 549 and later: 1).
     """
@@ -68,9 +74,13 @@ class PGolfConfig(PreTrainedConfig):
     value_embed_layers: list[int] = field(default_factory=lambda: [9, 10])
     value_embed_dim: int = 128
     skip_gates: bool = False
+    share_last_skip: bool = False
     loop_start: int = 0
     loop_end: int = -1
     loop_passes: int = 0
+    lanes: str | None = None
+    lanes_from: int | None = None
+    embedding_size: int | None = None
     embed_init_std: float = 0.005
     table_proj_init_gain: float = 22**-0.5
     use_cache: bool = True
@@ -106,36 +116,50 @@ class PGolfConfig(PreTrainedConfig):
         return built
 
     def _check_shapes(self) -> None:
-        _require(self.num_blocks >= 1, f"num_blocks must be at least 1, found {self.num_blocks}")
-        _require(
-            self.hidden_size % self.num_attention_heads == 0,
-            f"hidden_size {self.hidden_size} must be a multiple of num_attention_heads {self.num_attention_heads}",
-        )
-        _require(
-            self.num_attention_heads % self.num_key_value_heads == 0,
-            f"num_attention_heads {self.num_attention_heads} must be a multiple of num_key_value_heads "
-            f"{self.num_key_value_heads}",
-        )
-        _require(
-            0 <= self.rotary_dims <= self.head_dim and self.rotary_width % 2 == 0,
-            f"rotary_dims must be even and at most head_dim {self.head_dim}, found {self.rotary_dims}",
-        )
-        _require(self.logit_softcap > 0, f"logit_softcap must be positive, found {self.logit_softcap}")
-        _require(
-            self.bigram_buckets == 0 or self.bigram_buckets >= 2,
-            f"bigram_buckets must be 0 (none) or at least 2, found {self.bigram_buckets}",
-        )
+        if self.num_blocks < 1:
+            raise ConfigError(f"num_blocks must be at least 1, found {self.num_blocks}")
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"hidden_size {self.hidden_size} must be a multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ConfigError(
+                f"num_attention_heads {self.num_attention_heads} must be a multiple of num_key_value_heads "
+                f"{self.num_key_value_heads}"
+            )
+        if not 0 <= self.rotary_dims <= self.head_dim or self.rotary_width % 2:
+            raise ConfigError(
+                f"rotary_dims must be even and at most head_dim {self.head_dim}, found {self.rotary_dims}"
+            )
+        if self.logit_softcap <= 0:
+            raise ConfigError(f"logit_softcap must be positive, found {self.logit_softcap}")
+        if self.bigram_buckets < 0 or self.bigram_buckets == 1:
+            raise ConfigError(f"bigram_buckets must be 0 (none) or at least 2, found {self.bigram_buckets}")
 
     def _check_layers(self) -> None:
+        last = self.num_blocks - 1
         for name, layers in (("xsa_layers", self.xsa_layers), ("value_embed_layers", self.value_embed_layers)):
-            strangers = [layer for layer in layers if not 0 <= layer < self.num_blocks]
-            _require(not strangers, f"{name} names {strangers}, but blocks are 0 to {self.num_blocks - 1}")
-        _require(self.loop_passes >= 0, f"loop_passes must be at least 0, found {self.loop_passes}")
-        _require(
-            self.loop_passes == 0 or 0 <= self.loop_start <= self.loop_end < self.num_blocks,
-            f"loop_start {self.loop_start} and loop_end {self.loop_end} must lie in order inside 0 to "
-            f"{self.num_blocks - 1}",
-        )
+            if strangers := [layer for layer in layers if not 0 <= layer <= last]:
+                raise ConfigError(f"{name} names {strangers}, but blocks are 0 to {last}")
+        if self.loop_passes < 0:
+            raise ConfigError(f"loop_passes must be at least 0, found {self.loop_passes}")
+        if self.loop_passes > 0 and not 0 <= self.loop_start <= self.loop_end <= last:
+            raise ConfigError(
+                f"loop_start {self.loop_start} and loop_end {self.loop_end} must lie in order inside 0 to {last}"
+            )
+        if self.lanes is not None or self.lanes_from is not None:
+            self._check_lanes(last)
+
+    def _check_lanes(self, last: int) -> None:
+        if self.lanes not in LANE_KINDS:
+            raise ConfigError(f"lanes must be one of {LANE_KINDS}, found {self.lanes!r}")
+        # Below the middle the encoder would keep lanes for a decoder that has one stream.
+        first = max(self.num_blocks // 2, self.loop_end + 1)
+        if self.lanes_from is None or not first <= self.lanes_from <= last:
+            raise ConfigError(
+                f"lanes_from must lie behind the loop and in the second half, {first} to {last}, "
+                f"found {self.lanes_from}"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -151,6 +175,20 @@ class PGolfConfig(PreTrainedConfig):
     def order(self) -> list[int]:
         """Blocks in visiting order, with the loop on."""
         return visiting_order(self.num_blocks, self.loop_start, self.loop_end, self.loop_passes)
+
+    @property
+    def program(self) -> tuple[Visit, ...]:
+        """The visits, with the loop on."""
+        return self.program_of(self.order)
+
+    def program_of(self, order: list[int]) -> tuple[Visit, ...]:
+        """Return the visits in another order of the same blocks: as training makes them before the loop is on."""
+        return layer_program(order, self.num_skip_rows, self.lanes_from)
+
+    @property
+    def num_skip_rows(self) -> int:
+        """Rows of the skip weights."""
+        return skip_rows(list(range(self.num_blocks)) if self.share_last_skip else self.order)
 
     @property
     def num_hidden_layers(self) -> int:
@@ -172,11 +210,6 @@ class PGolfConfig(PreTrainedConfig):
     def number_of_conv_states(self) -> int:
         """States carried by the hybrid slot: the previous token id for the bigram, the previous stream for the gate."""
         return int(self.bigram_buckets > 0) + int(self.smear_gate)
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ConfigError(message)
 
 
 PGolfConfig.register_for_auto_class("AutoConfig")

@@ -8,6 +8,7 @@ to the attention values of a few late blocks. Both are small tables with a proje
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 
 from .linear import CastLinear
 
@@ -32,14 +33,35 @@ def bigram_ids(tokens: Tensor, previous: Tensor, follows: Tensor, buckets: int) 
     return torch.where(follows, wrapped % max(last, 1), last)
 
 
+class Table(nn.Embedding):
+    """An embedding that starts with normal rows of deviation ``std``, or with zeros, as soon as it is built.
+
+    The published scripts draw a table before they build its projection, so the model's pass over all modules must
+    leave it alone. On the meta device, where loading builds a model, nothing is drawn yet.
+    """
+
+    def __init__(self, rows: int, dim: int, std: float) -> None:
+        super().__init__(rows, dim)
+        self.std = std
+        self.init_rows()
+        self.weight._is_hf_initialized = not self.weight.is_meta  # type: ignore[attr-defined]
+
+    def init_rows(self) -> None:
+        """Draw the initial rows; zeros take nothing from the generator."""
+        if self.std > 0:
+            init.normal_(self.weight, std=self.std)
+        else:
+            init.zeros_(self.weight)
+
+
 class ProjectedTable(nn.Module):
     """A learnt table (rows, dim), a projection to ``width`` where the widths differ, and a scalar gain."""
 
     def __init__(self, rows: int, dim: int, width: int, std: float, scale: float) -> None:
         super().__init__()
-        self.table_std, self.initial_scale = std, scale
-        self.embed = nn.Embedding(rows, dim)
-        self.proj = CastLinear(dim, width) if dim != width else None
+        self.initial_scale = scale
+        self.embed = Table(rows, dim, std)
+        self.proj = CastLinear(dim, width, "scaled") if dim != width else None
         self.scale = nn.Parameter(torch.empty(()))
 
     def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:

@@ -17,7 +17,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.negative_slope = config.mlp_negative_slope
         self.up_proj = CastLinear(config.hidden_size, config.intermediate_size)
-        self.down_proj = CastLinear(config.intermediate_size, config.hidden_size)
+        self.down_proj = CastLinear(config.intermediate_size, config.hidden_size, "zero")
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the branch output, before its gain."""

@@ -25,11 +25,13 @@ from .configuration_pgolf import PGolfConfig
 from .embeddings import BIGRAM_SCALE, VALUE_SCALE, VALUE_TABLE_STD, ProjectedTable, bigram_ids
 from .gates import SmearGate, previous
 from .initial_weights import init_module
+from .lanes import LANES, blocks_of
+from .linear import CastLinear, compute_dtype
 from .masks import causal_mask, positions
 from .norms import rms_norm
-from .program import layer_program, skip_rows
 from .quantization_pgolf import register_quantizer
 from .rotary import rotary_tables, stretched_base
+from .skips import Skips
 
 register_quantizer()
 
@@ -40,7 +42,7 @@ class PGolfPreTrainedModel(PreTrainedModel):
     config: PGolfConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["Block"]  # noqa: RUF012
+    _no_split_modules = ["Block", "MergedBlock", "RoutedBlock"]  # noqa: RUF012
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -82,27 +84,27 @@ class PGolfModel(PGolfPreTrainedModel):
 
     def __init__(self, config: PGolfConfig) -> None:
         super().__init__(config)
-        self.program = layer_program(config.order)
+        self.program = config.program
         width, kv_width = config.hidden_size, config.num_key_value_heads * config.head_dim
-        rows = skip_rows(config.order)
-        self.embed_tokens = nn.Embedding(config.vocab_size, width)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size or width)
+        self.embed_proj = CastLinear(config.embedding_size, width) if config.embedding_size else None
         self.bigram = (
-            ProjectedTable(config.bigram_buckets, config.bigram_dim, width, std=0.0, scale=BIGRAM_SCALE)
+            ProjectedTable(config.bigram_buckets, config.bigram_dim, config.embedding_size or width, 0.0, BIGRAM_SCALE)
             if config.bigram_buckets
             else None
         )
         self.smear = SmearGate(width) if config.smear_gate else None
+        self.skips = Skips(config.num_skip_rows, width, config.skip_gates) if config.num_skip_rows else None
+        self.lanes = LANES[config.lanes]() if config.lanes else None
+        self.layers = nn.ModuleList(blocks_of(config))
         self.value_embed = (
-            ProjectedTable(config.vocab_size, config.value_embed_dim, kv_width, std=VALUE_TABLE_STD, scale=VALUE_SCALE)
+            ProjectedTable(config.vocab_size, config.value_embed_dim, kv_width, VALUE_TABLE_STD, VALUE_SCALE)
             if config.value_embed_layers
             else None
         )
         self.value_embed_scales = (
             nn.Parameter(torch.empty(len(config.value_embed_layers))) if self.value_embed else None
         )
-        self.skip_weights = nn.Parameter(torch.empty(rows, width)) if rows else None
-        self.skip_gates = nn.Parameter(torch.empty(rows, width)) if rows and config.skip_gates else None
-        self.layers = nn.ModuleList([Block(config, layer) for layer in range(config.num_blocks)])
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -110,10 +112,6 @@ class PGolfModel(PGolfPreTrainedModel):
         """Give the parameters of the whole stream their neutral values."""
         if self.value_embed_scales is not None:
             init.ones_(self.value_embed_scales)
-        if self.skip_weights is not None:
-            init.ones_(self.skip_weights)
-        if self.skip_gates is not None:
-            init.zeros_(self.skip_gates)
 
     def get_input_embeddings(self) -> nn.Embedding:
         """Return the token table."""
@@ -186,6 +184,8 @@ class PGolfModel(PGolfPreTrainedModel):
             x = x + self.bigram(bigram_ids(input_ids, before, follows, self.config.bigram_buckets), x.dtype)
             state += 1
         x = rms_norm(x, self.config.rms_norm_eps)
+        if self.embed_proj is not None:
+            x = self.embed_proj(x)
         if self.smear is not None:
             before = previous(x, cache, state)
             x = self.smear(x, torch.where(follows[..., None], before, torch.zeros_like(before)))
@@ -206,6 +206,8 @@ class PGolfModel(PGolfPreTrainedModel):
         for slot, visit in enumerate(self.program):
             if visit.skip is not None:
                 x = self._blend_skip(x, kept.pop(), visit.skip)
+            if visit.opens:
+                x = torch.stack((x, x))
             value = None
             if values is not None and self.value_embed_scales is not None and visit.block in config.value_embed_layers:
                 place = config.value_embed_layers.index(visit.block)
@@ -214,21 +216,15 @@ class PGolfModel(PGolfPreTrainedModel):
             x = self.layers[visit.block](x, x0, value, rotary, asked, cache_idx=slot, **kwargs)
             if visit.keep:
                 kept.append(x)
+        if self.lanes is not None:
+            x = self.lanes(x)
         return rms_norm(x, config.rms_norm_eps)
 
     def _blend_skip(self, x: Tensor, skip: Tensor, row: int) -> Tensor:
-        assert self.skip_weights is not None
-        weighted = self.skip_weights[row].to(x.dtype) * skip
-        if self.skip_gates is None:
-            return x + weighted
-        gate = torch.sigmoid(self.skip_gates[row]).to(x.dtype)
-        return gate * x + (1 - gate) * weighted
-
-
-def compute_dtype(weight: Tensor) -> torch.dtype:
-    """Return the type the stream runs in: autocast's where it is on, else the weights'."""
-    kind = weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        assert self.skips is not None
+        if self.lanes is not None and x.dim() > skip.dim():
+            return self.lanes.blend(self.skips, x, skip, row)
+        return self.skips.blend(x, skip, row)
 
 
 class PGolfForCausalLM(PGolfPreTrainedModel, GenerationMixin):
@@ -240,7 +236,8 @@ class PGolfForCausalLM(PGolfPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = PGolfModel(config)
         self.vocab_size = config.vocab_size
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.head_proj = CastLinear(config.hidden_size, config.embedding_size) if config.embedding_size else None
+        self.lm_head = nn.Linear(config.embedding_size or config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple
@@ -286,7 +283,11 @@ class PGolfForCausalLM(PGolfPreTrainedModel, GenerationMixin):
     def logits(self, hidden: Tensor) -> Tensor:
         """Project a normed stream (..., D) to soft-capped logits (..., V), in the stream's type."""
         cap = self.config.logit_softcap
-        return cap * torch.tanh(self.lm_head(hidden) / cap)
+        return cap * torch.tanh(self.lm_head(self.head_input(hidden)) / cap)
+
+    def head_input(self, hidden: Tensor) -> Tensor:
+        """Project a normed stream (..., D) to the width of the head's table, where that is another."""
+        return hidden if self.head_proj is None else self.head_proj(hidden)
 
 
 AUTO_MAP = {

@@ -26,7 +26,11 @@ NAMES = {
     r"tok_emb\.weight": "model.embed_tokens.weight",
     r"bigram\.(embed\.weight|proj\.weight|scale)": r"model.bigram.\1",
     r"smear\.gate": "model.smear.gate",
-    r"skip_(weights|gates)": r"model.skip_\1",
+    r"embed_proj\.weight": "model.embed_proj.weight",
+    r"head_proj\.weight": "head_proj.weight",
+    r"skip_(weights|gates)": r"model.skips.\1",
+    r"lane_merge": "model.lanes.merge",
+    r"blocks\.(\d+)\.(lane_retention|lane_routing)": r"model.layers.\1.\2",
     r"ve_shared\.(embed\.weight|proj\.weight|scale)": r"model.value_embed.\1",
     r"blocks\.(\d+)\.(attn_scale|mlp_scale|resid_mix)": r"model.layers.\1.\2",
     r"blocks\.(\d+)\.attn\.q_gain": r"model.layers.\1.self_attn.q_gain",
@@ -43,6 +47,9 @@ BANKS = {
     "mlp_down_bank": ("mlp.proj",),
 }
 
+# Tables with a row for every block, and what a block calls its row.
+LANE_TABLES = {"parallel_post_lambdas": "lane_routing", "parallel_resid_lambdas": "lane_retention"}
+
 
 def convert(checkpoint: Path, system: str, settings: Settings, out: Path) -> None:
     """Write the reference ``checkpoint`` of ``system`` as a Hugging Face folder.
@@ -51,7 +58,7 @@ def convert(checkpoint: Path, system: str, settings: Settings, out: Path) -> Non
     Raises RecipeError on unknown settings, FormatError where names or shapes are not the system's.
     """
     config = configuration(system, settings)
-    state = model_state(read_checkpoint(checkpoint))
+    state = model_state(read_checkpoint(checkpoint), config.lanes_from)
     model = PGolfForCausalLM(config)
     load_exactly(model, state)
     model.save_pretrained(out)
@@ -70,10 +77,13 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def model_state(reference: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a reference state dict, banked or by layer, to this model's names."""
+def model_state(reference: dict[str, Tensor], lanes_from: int | None = None) -> dict[str, Tensor]:
+    """Rename a reference state dict, banked or by layer, to this model's names.
+
+    lanes_from: the first block on two lanes; the script stores lane weights for those below it too, and uses none.
+    """
     state, scales = {}, {}
-    for name, tensor in unbank(reference).items():
+    for name, tensor in unbank(unroll_lanes(reference, lanes_from)).items():
         if tensor.numel() == 0:  # one block has no skips: the script saves an empty table, this model none
             continue
         if match := re.fullmatch(r"ve_layer_scales\.(\d+)", name):
@@ -102,6 +112,16 @@ def unbank(state: dict[str, Tensor]) -> dict[str, Tensor]:
         layers = state[bank].shape[0] // len(roles)
         for row, matrix in enumerate(state[bank]):
             flat[f"blocks.{row % layers}.{roles[row // layers]}.weight"] = matrix.clone()
+    return flat
+
+
+def unroll_lanes(state: dict[str, Tensor], lanes_from: int | None) -> dict[str, Tensor]:
+    """Give every block on two lanes its row of the lane tables of PR 1204 (SPEC-8192 1.9)."""
+    flat = {name: tensor for name, tensor in state.items() if name not in LANE_TABLES}
+    for table, ours in LANE_TABLES.items():
+        if table in state and lanes_from is not None:
+            rows = enumerate(state[table])
+            flat |= {f"blocks.{block}.{ours}": row.clone() for block, row in rows if block >= lanes_from}
     return flat
 
 

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
+from modeling_pgolf.configuration_pgolf import PGolfConfig
+
 # The value of an expression that the recipe does not settle.
 OPEN = object()
 
@@ -57,6 +59,7 @@ class Decisions:
         given = {text for node in self._run(statements) for text in _texts(node)}
         options = {text for texts in self.options.values() for text in texts}
         replaced = {k.arg for c in calls if ast.unparse(c.func).endswith("replace") for k in c.keywords if k.arg}
+        replaced |= {name for node in self._run(statements) for name in _set_on_others(node)}
         return replace(
             self,
             made=self.made | (made & self.classes),
@@ -79,6 +82,13 @@ def _made(call: ast.Call) -> list[ast.expr]:
     return [call.func, *(keyword.value for keyword in call.keywords)]
 
 
+def _set_on_others(node: ast.AST) -> Iterator[str]:
+    """Yield the attribute that a statement sets on an object other than its own."""
+    match node:
+        case ast.Attribute(value=owner, attr=name, ctx=ast.Store()) if ast.unparse(owner) != "self":
+            yield name
+
+
 def _texts(node: ast.AST) -> Iterator[str]:
     """Yield the texts that a call or a parameter's default hands to a function."""
     match node:
@@ -99,6 +109,8 @@ def recipe_decisions(recipe: Any) -> Decisions:
     for part in _held(recipe):
         name = type(part).__name__
         parts[name] = part if name not in parts else OPEN
+    # All models of a run are of the recipe's architecture: what is built from it, and what is read from the artifact.
+    parts[PGolfConfig.__name__] = recipe.model
     classes: set[str] = set()
     choices: set[str] = set()
     texts: dict[str, set[str]] = {}

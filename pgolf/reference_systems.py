@@ -2,7 +2,7 @@
 
 Settings carry the scripts' own lower-case names; a system is its published run's values. Two lines: the 11-layer one
 (PR 414 to 1364) and the SP8192 one (PR 1394 to 1493), plus PR 1423, whose script is of the first kind at the sizes of
-the second. Sources: SPEC-11L 0 and 1; SPEC-8192 1.1 and 1.8.
+the second, and PR 1285, the second line's forerunner. Sources: SPEC-11L 0 and 1; SPEC-8192 1.1, 1.8 and 1.9.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ PR414: Settings = {
     "qk_gain_init": 1.5, "bigram_vocab_size": 2048, "bigram_dim": 128, "xsa_last_n": 4, "rope_dims": 16,
     "ln_scale": True, "ve_enabled": True, "ve_dim": 128, "ve_layers": "9,10", "skip_gates_enabled": False,
     "embedding_dim": None, "num_loops": 0, "loop_start": 0, "loop_end": -1, "parallel_residual_start": NEVER,
-    "train_seq_len": 2048,
+    "train_seq_len": 2048, "recur_layers_str": "", "parallel_residual": False, "parallel_start_layer": NEVER,
     # Switches that no published run turned on, and that this model does not have.
     "dtg": False, "mtp_num_heads": 0, "mtp_loss_weight": 0.2, "gated_attention": False, "value_residual": False,
+    "repeat_untie_mlp_layers": "", "disable_layer0_attn": False,
 }  # fmt: skip
 PR549: Settings = PR414 | {"bigram_vocab_size": 1536}
 PR1394: Settings = PR414 | {
@@ -46,13 +47,26 @@ SYSTEMS: dict[str, Settings] = {
     "1394": PR1394,
     "1413": PR1394 | {"qk_gain_init": 5.0},
     "1493": PR1394 | {"qk_gain_init": 5.25, "loop_start": 3, "parallel_residual_start": 7},
+    "1477": PR1394 | {"parallel_residual": True, "parallel_start_layer": 7},
+    "1285": PR1394
+    | {
+        "vocab_size": 4096,
+        "num_loops": 0,
+        "ve_enabled": True,
+        "recur_layers_str": "4,5",
+        "parallel_start_layer": 7,
+    },
     "1423": PR1394 | {"qk_gain_init": 5.0, "num_loops": 0, "loop_start": 0, "loop_end": -1},
 }
 # relu² until PR 493, the leaky form after it; small projections scaled at their start until PR 549.
 RELU_SYSTEMS = ("414", "445", "691")
 # Scripts whose rotary base follows the training length, and that have no smear gate.
-LOOPED_SYSTEMS = ("1394", "1413", "1493")
-UNSUPPORTED = ("dtg", "mtp_num_heads", "gated_attention", "value_residual")
+LOOPED_SYSTEMS = ("1394", "1413", "1493", "1477", "1285")
+# How the two lanes of a script meet that has them.
+LANES = {"1477": "merged", "1285": "routed"}
+UNSUPPORTED = (
+    "dtg", "mtp_num_heads", "gated_attention", "value_residual", "repeat_untie_mlp_layers", "disable_layer0_attn",
+)  # fmt: skip
 
 # Settings of the scripts that shape no weight: accepted, so that a whole dump can be given.
 NOT_ARCHITECTURE = """
@@ -65,7 +79,7 @@ NOT_ARCHITECTURE = """
     ttt_burst_epochs ttt_burst_lr_factor ttt_burst_steps ttt_burst_trigger ttt_chunk_tokens ttt_enabled
     ttt_epochs ttt_freeze_blocks ttt_grad_clip ttt_lr ttt_momentum val_batch_size val_files val_loss_every
     warmdown_frac warmdown_iters warmup_steps gptq_calib_batches gptq_block_size target_mb compressor
-    world_size rank grad_accum_steps looping_active
+    world_size rank grad_accum_steps looping_active parallel_start_layer_is_physical recur_start_step repeat_untie_mlp
 """
 
 
@@ -78,7 +92,8 @@ def configuration(system: str, settings: Settings) -> PGolfConfig:
     refuse_unsupported(s)
     layers = s["num_layers"]
     ve_layers = s["ve_layers"] if s["ve_enabled"] else ""
-    looped = system in LOOPED_SYSTEMS and s["num_loops"] > 0
+    start, end, passes = loop_of(system, s)
+    lanes_from = s["parallel_start_layer"] if s["parallel_residual"] and system in LANES else None
     return PGolfConfig(
         vocab_size=s["vocab_size"],
         hidden_size=s["model_dim"],
@@ -103,12 +118,31 @@ def configuration(system: str, settings: Settings) -> PGolfConfig:
         value_embed_layers=[int(layer) for layer in ve_layers.split(",") if layer],
         value_embed_dim=s["ve_dim"],
         skip_gates=s["skip_gates_enabled"],
-        loop_start=s["loop_start"] if looped else 0,
-        loop_end=s["loop_end"] if looped else -1,
-        loop_passes=s["num_loops"] if looped else 0,
+        share_last_skip=bool(s["recur_layers_str"]),
+        loop_start=start,
+        loop_end=end,
+        loop_passes=passes,
+        lanes=LANES[system] if lanes_from is not None else None,
+        lanes_from=lanes_from,
+        embedding_size=s["embedding_dim"] if s["embedding_dim"] != s["model_dim"] else None,
         embed_init_std=s["tied_embed_init_std"],
         table_proj_init_gain=(2 * layers) ** -0.5 if system in RELU_SYSTEMS else 1.0,
     )
+
+
+def loop_of(system: str, s: Settings) -> tuple[int, int, int]:
+    """Return the first and last block of the loop and its extra passes; raises RecipeError on a loop with gaps.
+
+    PR 1204's line lists the blocks, which it repeats once; PR 1394's gives the ends and the number of passes.
+    """
+    if s["recur_layers_str"]:
+        blocks = [int(block) for block in s["recur_layers_str"].split(",")]
+        if blocks != list(range(blocks[0], blocks[-1] + 1)):
+            raise RecipeError(f"recur_layers_str {s['recur_layers_str']!r} skips blocks; this model loops a segment")
+        return blocks[0], blocks[-1], 1
+    if system in LOOPED_SYSTEMS and s["num_loops"] > 0:
+        return s["loop_start"], s["loop_end"], s["num_loops"]
+    return 0, -1, 0
 
 
 def refuse_unknown(settings: Settings, system: str) -> None:
@@ -126,8 +160,3 @@ def refuse_unsupported(s: Settings) -> None:
     on = [name for name in UNSUPPORTED if s[name]]
     if on:
         raise RecipeError(f"{', '.join(on)} is switched on; no published run uses it and this model does not have it")
-    if s["embedding_dim"] not in (None, s["model_dim"]):
-        raise RecipeError(
-            f"embedding_dim {s['embedding_dim']} differs from model_dim {s['model_dim']}: no published run factorises "
-            "its embedding, and this model does not"
-        )

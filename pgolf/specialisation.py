@@ -89,11 +89,11 @@ class Specialise(ast.NodeTransformer):
         known = {}
         for method in node.body:
             if isinstance(method, ast.FunctionDef) and method.name == "__init__":
-                names = self._parameters(method)
-                for pair in _assignments(method):
-                    match pair:
-                        case ast.Attribute(attr=attribute), ast.Name(id=name) if stored.count(attribute) == 1:
-                            known[attribute] = names.get(name, OPEN)
+                outside, self.names = self.names, self._parameters(method)
+                for target, value in _assignments(method):
+                    if isinstance(target, ast.Attribute) and stored.count(target.attr) == 1:
+                        known[target.attr] = self.value(value)
+                self.names = outside
         return known
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
@@ -173,6 +173,9 @@ class Specialise(ast.NodeTransformer):
                 return OPEN if value is OPEN else not value
             case ast.BoolOp(op=kind, values=parts):
                 return _joined([self.value(part) for part in parts], isinstance(kind, ast.And))
+            case ast.IfExp(test=test, body=body, orelse=orelse):
+                answer = self.value(test)
+                return OPEN if answer is OPEN else self.value(body if answer else orelse)
             case ast.Compare(left=ast.Name(id=name), ops=[kind], comparators=[ast.Constant(value=str() as text)]):
                 never = self.decisions.never(name, text) and isinstance(kind, ast.Eq | ast.NotEq)
                 return isinstance(kind, ast.NotEq) if never else OPEN

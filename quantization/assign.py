@@ -33,7 +33,7 @@ def assign(name: str, tensor: Tensor, small_tensor_elements: int) -> Role:
         return Role.FLOAT16
     if ".mlp." in name:
         return Role.FEED_FORWARD
-    return Role.ATTENTION if ".self_attn." in name or name.endswith(".proj.weight") else Role.TABLE
+    return Role.ATTENTION if name.endswith("proj.weight") else Role.TABLE
 
 
 def group_of(name: str) -> str:
@@ -43,9 +43,11 @@ def group_of(name: str) -> str:
         (".self_attn.", "attention"),
         (".mlp.", "feed-forward"),
         ("embed_tokens", "token table"),
+        ("embed_proj", "token table"),
         ("bigram.", "bigram"),
         ("value_embed.", "value embedding"),
         ("lm_head", "head"),
+        ("head_proj", "head"),
     ):
         if part in name:
             return group

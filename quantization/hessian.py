@@ -90,7 +90,7 @@ def hooked(model: PGolfForCausalLM, wanted: Callable[[str], bool]) -> Iterator[M
         return lambda layer, inputs: moments.add(name, inputs[0])
 
     def catch_stream(base: nn.Module, inputs: Any, output: Any) -> None:
-        moments.add(head, output.last_hidden_state)
+        moments.add(head, model.head_input(output.last_hidden_state))
 
     caught = [layers[name].register_forward_pre_hook(catch_inputs(name)) for name in moments.sums if name in layers]
     if head in moments.sums:
@@ -105,13 +105,16 @@ def hooked(model: PGolfForCausalLM, wanted: Callable[[str], bool]) -> Iterator[M
 @contextmanager
 def reading(model: PGolfForCausalLM, config: GptqConfig) -> Iterator[None]:
     """Hold the model in evaluation mode, and without its skip gates where the configuration says so."""
-    training, gates = model.training, model.model.skip_gates
+    training, skips = model.training, model.model.skips
+    gates = skips.gates if skips else None
     model.eval()
-    model.model.skip_gates = None if config.additive_skips else gates
+    if skips and config.additive_skips:
+        skips.gates = None
     try:
         yield
     finally:
-        model.model.skip_gates = gates
+        if skips:
+            skips.gates = gates
         model.train(training)
 
 

@@ -23,7 +23,7 @@ def training_flops(model: Any, sequence_length: int) -> float:
     config, stack = model.config, model.model
     blocks = sum(_matrix_weights(stack.layers[visit.block]) for visit in stack.program)
     tables = _matrix_weights(stack) - sum(_matrix_weights(block) for block in stack.layers)
-    head = config.vocab_size * config.hidden_size
+    head = model.lm_head.weight.numel()
     attention = sequence_length * config.hidden_size * len(stack.program)
     return float(6 * (blocks + tables + head + attention))
 

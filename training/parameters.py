@@ -24,7 +24,7 @@ ADAM_EPS = 1e-8
 
 ROLES = ("token", "head", "matrix", "scalar")
 # Two-dimensional parameters that are stacks of vectors: one row for each use.
-STACKED_VECTORS = ("resid_mix", "skip_weights", "skip_gates")
+STACKED_VECTORS = ("resid_mix", "skips.weights", "skips.gates", "lane_routing")
 
 
 def role_of(name: str, parameter: Parameter, table_projections: str) -> str:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from modeling_pgolf.program import layer_program
-
 
 class LateLoop:
     """Switches the loop of a model; it is off from the start until ``from_share`` of the run is over."""
 
     def __init__(self, stack: Any, from_share: float) -> None:
         self.stack, self.from_share = stack, from_share
-        self.programs = {False: layer_program(list(range(stack.config.num_blocks))), True: stack.program}
+        config = stack.config
+        self.programs = {False: config.program_of(list(range(config.num_blocks))), True: config.program}
         self.switch(False)
 
     def switch(self, on: bool) -> None:

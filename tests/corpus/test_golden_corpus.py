@@ -8,8 +8,9 @@ import sentencepiece
 import torch
 from safetensors.torch import load_file
 
+from pgolf.corpus.sentencepiece_model import BLANK
 from pgolf.corpus.shards import open_shard, open_split, write_shard
-from pgolf.corpus.tokenizer import Encoder, byte_table, read_sentencepiece
+from pgolf.corpus.tokenizer import BOS, Encoder, byte_table, read_sentencepiece
 
 TABLES = ("base_bytes", "has_leading_space", "is_boundary")
 
@@ -64,15 +65,21 @@ def test_the_challenges_tokenizers_have_the_references_tables(shared, size):
     if not folder.is_dir():
         pytest.skip("reference fixtures golden/8192 are not beside this checkout")
     golden = load_file(folder / f"luts_sp{size}.safetensors")
-    tokenizer = read_sentencepiece(shared / "tokenizers" / f"fineweb_{size}_bpe.model")
+    model = shared / "tokenizers" / f"fineweb_{size}_bpe.model"
+    tokenizer = read_sentencepiece(model)
     table = byte_table(tokenizer)
     for name in TABLES:
+        assert vars(table)[name].dtype == golden[name].dtype
         assert torch.equal(vars(table)[name], golden[name])
     meta = json.loads((folder / f"luts_sp{size}.meta.json").read_text())
-    for example in meta["examples"]:
+    assert tokenizer.convert_tokens_to_ids(BLANK) == meta["space_piece_id"]
+    exact = Encoder(tokenizer, model).encode([example["text"] for example in meta["examples"]])
+    for example, encoded in zip(meta["examples"], exact, strict=True):
         assert tokenizer.encode(example["text"], add_special_tokens=False) == example["ids"]
-        ids = torch.tensor([1, *example["ids"]])
-        assert int(table.count(ids[:-1], ids[1:]).sum()) == example["counted_bytes_after_bos"]
+        assert encoded.tolist() == [BOS, *example["ids"]]
+        assert tokenizer.decode(example["ids"]) == example["decoded"]
+        ids = torch.tensor(encoded)
+        assert int(table.of_targets(ids).sum()) == example["counted_bytes_after_bos"]
 
 
 @pytest.mark.parametrize("name", ["fineweb_1024_bpe.model", "fineweb_8192_bpe.model", "tiny_sp.model"])

@@ -39,7 +39,8 @@ def shape(config: PGolfConfig) -> dict:
     return {name: value for name, value in config.to_dict().items() if "_init" not in name}
 
 
-ARCHITECTURES = distinct()
+# PR 1285's own run left its lanes off.
+ARCHITECTURES = distinct() | {"1285 routed": tiny("1285", lanes="routed", lanes_from=7)}
 
 
 def alive(config: PGolfConfig, seed: int = 0) -> PGolfForCausalLM:

@@ -30,9 +30,13 @@ def changed(config, **fields):
 LOOPED = dict(loop_start=1, loop_end=2, loop_passes=2, skip_gates=True, parallel_from=3, mlp_negative_slope=0.5)
 
 
-@pytest.fixture(params=[{}, LOOPED], ids=["11-layer", "looped"])
+MERGED = {**LOOPED, "lanes": "merged", "lanes_from": 3}
+ROUTED = {**LOOPED, "lanes": "routed", "lanes_from": 2, "loop_end": 1, "share_last_skip": True, "embedding_size": 20}
+
+
+@pytest.fixture(params=[{}, LOOPED, MERGED, ROUTED], ids=["11-layer", "looped", "merged", "routed"])
 def either(request, tiny_config):
-    """A model of either line."""
+    """A model of every kind."""
     return alive(changed(tiny_config, **request.param))
 
 
@@ -73,6 +77,11 @@ def test_a_complete_file_may_carry_keys_of_other_tools(tiny_config, tmp_path):
         (dict(loop_passes=-1), "loop_passes must be at least 0"),
         (dict(loop_passes=1, loop_start=3, loop_end=2), "loop_start 3 and loop_end 2 must lie in order"),
         (dict(loop_passes=1, loop_start=1, loop_end=4), "inside 0 to 3"),
+        (dict(lanes="merged"), "lanes_from must lie behind the loop and in the second half, 2 to 3, found None"),
+        (dict(lanes_from=3), "lanes must be one of .* found None"),
+        (dict(lanes="mixed", lanes_from=3), r"lanes must be one of \('merged', 'routed'\), found 'mixed'"),
+        (dict(lanes="merged", lanes_from=1), "second half, 2 to 3, found 1"),
+        (dict(lanes="merged", lanes_from=2, loop_passes=1, loop_start=1, loop_end=2), "behind the loop"),
         (dict(loop_passes=1, loop_start=-1, loop_end=2), "loop_start -1"),
         (dict(logit_softcap=0.0), "logit_softcap must be positive"),
         (dict(bigram_buckets=1), "bigram_buckets must be 0"),
@@ -230,7 +239,7 @@ def test_initial_tables_and_gains(fresh):
         # The sample deviation of so many elements is within 1 % of the true one; the numbers are those of SPEC-11L 1.2.
         assert state.pop(f"{name}.weight").std().item() == pytest.approx(deviation, rel=0.01), name
     constants = {"bigram.embed.weight": 0, "bigram.scale": 0.05, "value_embed.scale": 0.1, "value_embed_scales": 1}
-    constants |= {"skip_weights": 1, "smear.gate": 0}
+    constants |= {"skips.weights": 1, "smear.gate": 0}
     for block in ("layers.0", "layers.1"):
         constants |= {f"{block}.attn_scale": 1, f"{block}.mlp_scale": 1, f"{block}.self_attn.q_gain": 1.5}
         constants |= {f"{block}.self_attn.o_proj.weight": 0, f"{block}.mlp.down_proj.weight": 0}

@@ -65,7 +65,7 @@ def test_moments_are_those_of_every_visit(looped, text):
 
 
 def test_the_model_is_left_as_it_was(looped, text):
-    gates = looped.model.skip_gates
+    gates = looped.model.skips.gates
 
     def broken():
         yield text[0]
@@ -74,7 +74,7 @@ def test_the_model_is_left_as_it_was(looped, text):
     looped.train()
     with pytest.raises(RuntimeError, match="disk"):
         collect_hessians(looped, broken(), GptqConfig(precision="fp32", additive_skips=True), lambda name: True)
-    assert looped.model.skip_gates is gates
+    assert looped.model.skips.gates is gates
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in looped.modules())
     collect_hessians(looped, text, PLAIN, lambda name: True)
     assert looped.training

@@ -256,6 +256,23 @@ def test_settled_tests_leave_one_branch(source, left):
     assert text.endswith(f"return {1 if left else 2}")
 
 
+def test_what_a_model_is_built_without_is_settled():
+    """An attribute that the architecture settles decides the tests that read it; one that is set again does not."""
+    source = (
+        "class Model:\n"
+        "    def __init__(self, config: PGolfConfig):\n"
+        "        self.lanes = Lanes() if config.lanes else None\n"
+        "        self.gate = Gate() if config.lanes else None\n"
+        "    def forward(self):\n"
+        "        self.gate = 3\n"
+        "        return (1 if self.lanes else 2, 3 if self.gate else 4)\n"
+    )
+    text = specialised(source)
+    assert "self.lanes = None" in text and "return (2, 3 if self.gate else 4)" in text
+    merged = specialised(source, model=replace(tiny_recipe().model, lanes="merged", lanes_from=10))
+    assert "self.lanes = Lanes()" in merged and "1 if self.lanes" in merged
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -279,6 +296,8 @@ def test_what_the_code_makes_or_replaces_is_open_again():
         ("replace(recipe.training, qat=1)", ("1 if", "4)")),
         ("QatConfig()", ("(2", "3 if")),
         ("TrainingConfig()", ("1 if", "4)")),
+        ("config.qat = None", ("1 if", "4)")),
+        ("self.qat = None", ("(2", "4)")),
     ):
         left = decisions.with_code(ast.parse(code).body)
         text = ast.unparse(Specialise(left).visit(ast.parse(source)))
