@@ -1,18 +1,19 @@
-"""One trunk of training, and what each technique at its end is worth: averages and replay switched one at a time.
+"""One trunk of training, and what each technique at its end is worth: QAT, averages, replay switched one at a time.
 
     python benchmarks/ablation.py RECIPE --out FILE [--root DIR] [overrides]
 
-Every variant is scored plainly, in float and after export. Late QAT needs a trunk of its own: run again with
-``training.qat:None``.
+Every variant is scored plainly, in float and after export. The trunk ends where late QAT would begin; from there the
+run goes on twice, with it and without it, over the same batches.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,17 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from modeling_pgolf.attention import fastest_attention
+from modeling_pgolf.errors import RecipeError
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from pgolf.convert import load_exactly
 from pgolf.job import Job, open_job_corpus, parse_job, validation_tokens
 from pgolf.run import plain_score
 from quantization.compress import compress, dequantized
 from training.batches import TrainTokens
-from training.loop import run_replay, run_steps
+from training.config import TrainingConfig
+from training.loop import Validate, run_replay, run_steps
+from training.schedules import learning_rate_scale
+from training.state import restore_run
 from training.telemetry import Telemetry
 from training.trainer import Trainer
 
@@ -43,6 +48,25 @@ class Arguments:
     """out: the JSON file to write."""
 
     out: Path
+
+
+class Fork:
+    """The trunk's last state, in memory."""
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Copy the state, which is live."""
+        self.state = copy.deepcopy(state)
+
+    def restore(self) -> None:
+        """Nothing was there before."""
+
+
+def last_step_of_trunk(training: TrainingConfig) -> int:
+    """Return the step after which late QAT begins; raises RecipeError where no step is known to be the first."""
+    if training.qat is None or training.seconds is not None:
+        raise RecipeError("the fork needs training.qat, and a schedule by steps: --training.seconds None")
+    below = training.qat.below_scale
+    return next(step for step in range(training.iterations) if learning_rate_scale(training, step, None) < below)
 
 
 def variants(trainer: Trainer) -> dict[str, Weights]:
@@ -73,6 +97,7 @@ def main() -> None:
     arguments, rest = tyro.cli(Arguments, args=sys.argv[2:], return_unknown_args=True, add_help=False)
     job = parse_job(Path(sys.argv[1]), rest)
     recipe, accelerator = job.recipe, Accelerator(cpu=not torch.cuda.is_available())
+    training = replace(recipe.training, checkpoint_every=last_step_of_trunk(recipe.training))
     corpus = open_job_corpus(job)
     set_seed(recipe.training.seed)
     model, scored = PGolfForCausalLM(recipe.model_config()), PGolfForCausalLM(recipe.model_config())
@@ -86,23 +111,40 @@ def main() -> None:
         if event["event"] != "step":
             print(json.dumps(event), flush=True)
 
-    telemetry = Telemetry(log, recipe.training.iterations, recipe.training.step_tokens, False)
-    trainer = Trainer(model, TrainTokens(corpus.train), recipe.training, accelerator, telemetry)
+    telemetry = Telemetry(log, training.iterations, training.step_tokens, False)
+    trainer = Trainer(model, TrainTokens(corpus.train), training, accelerator, telemetry)
     with fastest_attention():
-        with trainer.clock.phase("compile"):
-            if recipe.training.compile:
-                trainer.warm_up()
-        run_steps(trainer, plain, None)
-        found = {f"{name}, no replay": weights for name, weights in variants(trainer).items()}
-        if trainer.replay:
-            run_replay(trainer, trainer.replay)
-            found |= {f"{name}, replayed": weights for name, weights in variants(trainer).items()}
+        if training.compile:
+            trainer.warm_up()
+        found = branches(trainer, plain)
     table = {}
     for name, weights in found.items():
         table[name] = measured(job, scored, weights, plain)
         print(name, json.dumps(table[name]), flush=True)
-        result = {"recipe": recipe.name, "seed": recipe.training.seed, "qat": recipe.training.qat is not None}
-        arguments.out.write_text(json.dumps({**result, "variants": table, "events": events}) + "\n")
+        result = {"recipe": recipe.name, "seed": training.seed, "variants": table, "events": events}
+        arguments.out.write_text(json.dumps(result) + "\n")
+
+
+def branches(trainer: Trainer, plain: Validate) -> dict[str, Weights]:
+    """Train the trunk and both its ends; returns the weights of every variant."""
+    assert trainer.qat is not None
+    fork = Fork()
+    run_steps(trainer, plain, fork)
+    found = ended(trainer, "late QAT")
+    restore_run(trainer, fork.state)
+    trainer.qat.config = replace(trainer.qat.config, below_scale=0.0)
+    run_steps(trainer, plain, None)
+    return found | ended(trainer, "no QAT")
+
+
+def ended(trainer: Trainer, name: str) -> dict[str, Weights]:
+    """Return the weights of a branch as they stand, and after replay where the recipe has one."""
+    with trainer.true_weights():
+        found = {f"{name}, {average}": weights for average, weights in variants(trainer).items()}
+    if trainer.replay:
+        run_replay(trainer, trainer.replay)
+        found |= {f"{name}, {average}, replayed": weights for average, weights in variants(trainer).items()}
+    return found
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The artifact format, read and write, and the quantizer that decodes it inside ``from_pretrained``.
 
 ``model.safetensors`` holds one uint8 tensor, a frame: 8 magic bytes, the length of a JSON header, the header (codec,
-size and SHA-256 of what is inside), the compressed payload. The payload is a second safetensors file of int8 codes,
-float16 scales and float16 or float32 rest. Specification: docs/FORMAT.md.
+size and SHA-256 of what is inside, track of the run), the compressed payload. The payload is a second safetensors file
+of int8 codes, float16 scales and float16 or float32 rest. Specification: docs/FORMAT.md.
 """
 
 import hashlib
@@ -28,6 +28,8 @@ FRAME_NAME = "pgolf.frame"
 MAGIC = b"PGOLFREC"
 FORMAT_VERSION = 1
 HEADER_LIMIT = 4096
+# Of a run: historical ones adapted on validation text before they scored it. Source: LEGALITY D1.
+TRACKS = ("ranked", "historical")
 # No model of the game is near this; a damaged size field must not take the machine's memory.
 RAW_LIMIT = 2**30
 CODES, SCALE = ".codes", ".scale"
@@ -40,8 +42,14 @@ Weights = dict[str, GridTensor | Tensor]
 def pack(weights: Weights, codec: str = "zstd", level: int = 22) -> bytes:
     """Serialise weights to a frame; equal weights give equal bytes."""
     raw = _inner_bytes(weights)
-    header = _header_bytes(codec, len(raw), hashlib.sha256(raw).hexdigest())
-    return MAGIC + struct.pack("<I", len(header)) + header + encode(codec, raw, level)
+    header = {"codec": codec, "raw_bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+    return _framed(header, encode(codec, raw, level))
+
+
+def with_track(frame: bytes, track: str) -> bytes:
+    """Return ``frame`` with the track of its run, one of ``TRACKS``, in the header: there it goes where weights go."""
+    header, payload = _opened(frame)
+    return _framed(header | {"track": track}, payload)
 
 
 def unpack(frame: bytes, raw_limit: int = RAW_LIMIT) -> Weights:
@@ -49,16 +57,10 @@ def unpack(frame: bytes, raw_limit: int = RAW_LIMIT) -> Weights:
 
     raw_limit: bytes that the payload may decompress to.
     """
-    prefix = len(MAGIC) + 4
-    if len(frame) < prefix or frame[: len(MAGIC)] != MAGIC:
-        raise FormatError(f"not a pgolf frame: it begins with {bytes(frame[:8])!r}, expected {MAGIC!r}")
-    (length,) = struct.unpack("<I", frame[len(MAGIC) : prefix])
-    if length > HEADER_LIMIT or prefix + length > len(frame):
-        raise FormatError(f"the frame header claims {length} bytes; the frame has {len(frame) - prefix} left")
-    header = _read_header(frame[prefix : prefix + length])
+    header, payload = _opened(frame)
     if header["raw_bytes"] > raw_limit:
         raise FormatError(f"the frame claims {header['raw_bytes']} bytes of weights; at most {raw_limit} were expected")
-    raw = decode(header["codec"], frame[prefix + length :], header["raw_bytes"])
+    raw = decode(header["codec"], payload, header["raw_bytes"])
     if hashlib.sha256(raw).hexdigest() != header["sha256"]:
         raise FormatError("the weights do not match the SHA-256 in their header; fetch the file again")
     return _read_inner(raw)
@@ -71,6 +73,15 @@ def write_frame_file(path: Path, frame: bytes) -> None:
 
 def read_frame_file(path: Path, raw_limit: int = RAW_LIMIT) -> Weights:
     """Read ``model.safetensors`` back; raises FormatError where it is not byte for byte a file that pgolf writes."""
+    return unpack(_read_outer(path), raw_limit)
+
+
+def read_track(path: Path) -> str | None:
+    """Read the track that ``model.safetensors`` names, None where it names none; raises FormatError as reading does."""
+    return _opened(_read_outer(path))[0].get("track")
+
+
+def _read_outer(path: Path) -> bytes:
     data = path.read_bytes()
     start = len(data) - len(MAGIC)
     if len(data) >= 8:
@@ -78,7 +89,7 @@ def read_frame_file(path: Path, raw_limit: int = RAW_LIMIT) -> Weights:
     frame = data[start:] if start <= len(data) else b""
     if not frame or _outer_bytes(frame) != data:
         raise FormatError(f"{path.name} is not a pgolf record: {len(data)} bytes without the one tensor '{FRAME_NAME}'")
-    return unpack(frame, raw_limit)
+    return frame
 
 
 def _outer_bytes(frame: bytes) -> bytes:
@@ -86,18 +97,36 @@ def _outer_bytes(frame: bytes) -> bytes:
     return safetensors.torch.save({FRAME_NAME: tensor}, metadata={"format": "pt"})
 
 
-def _header_bytes(codec: str, raw_bytes: int, sha256: str) -> bytes:
-    fields = {"codec": codec, "raw_bytes": raw_bytes, "sha256": sha256, "version": FORMAT_VERSION}
+def _framed(header: dict[str, Any], payload: bytes) -> bytes:
+    text = _header_bytes(header)
+    return MAGIC + struct.pack("<I", len(text)) + text + payload
+
+
+def _opened(frame: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return the header and the payload of a frame; raises FormatError where there are none."""
+    prefix = len(MAGIC) + 4
+    if len(frame) < prefix or frame[: len(MAGIC)] != MAGIC:
+        raise FormatError(f"not a pgolf frame: it begins with {bytes(frame[:8])!r}, expected {MAGIC!r}")
+    (length,) = struct.unpack("<I", frame[len(MAGIC) : prefix])
+    if length > HEADER_LIMIT or prefix + length > len(frame):
+        raise FormatError(f"the frame header claims {length} bytes; the frame has {len(frame) - prefix} left")
+    return _read_header(frame[prefix : prefix + length]), frame[prefix + length :]
+
+
+def _header_bytes(header: dict[str, Any]) -> bytes:
+    keys = ("codec", "raw_bytes", "sha256", *["track"] * ("track" in header))
+    fields = {key: header[key] for key in keys} | {"version": FORMAT_VERSION}
     return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _read_header(data: bytes) -> dict[str, Any]:
     try:
         fields: dict[str, Any] = json.loads(data)
-        canonical = _header_bytes(fields["codec"], fields["raw_bytes"], fields["sha256"])
+        canonical = _header_bytes(fields)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"the frame header cannot be read: {error!r}") from error
-    if canonical != data or not isinstance(fields["raw_bytes"], int) or fields["raw_bytes"] < 0:
+    known = canonical == data and fields.get("track", TRACKS[0]) in TRACKS
+    if not known or not isinstance(fields["raw_bytes"], int) or fields["raw_bytes"] < 0:
         raise FormatError(f"the frame header is not one of format version {FORMAT_VERSION}: {data[:200]!r}")
     return fields
 

@@ -18,7 +18,8 @@ from quantization.compress import Artifact
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 WEIGHTS = "model.safetensors"
-# The outer safetensors header around the frame; its exact length depends on digits, never on more than this.
+# What the file has beside the frame as it was packed: the outer safetensors header, whose exact length depends on
+# digits, and the track in the frame's own. Together never more than this.
 OUTER_BYTES = 256
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
-from modeling_pgolf.quantization_pgolf import write_frame_file
+from modeling_pgolf.quantization_pgolf import with_track, write_frame_file
 from quantization.budget import check_budget
 from quantization.compress import compress
 from quantization.rate import plan_text
@@ -22,16 +22,19 @@ from .artifact import OUTER_BYTES, WEIGHTS, code_bytes, write_loader
 from .calibration_text import Tokens, calibration_text
 from .corpus.splits import file_sha256
 from .recipe import Recipe
+from .track import check_track, checkpoint_track
 from .workdir import RunFolder, building, check_outputs, write_manifest, write_text
 
 
 def export_checkpoint(recipe: Recipe, run: RunFolder, open_tokens: Callable[[], Tokens], script_bytes: int = 0) -> None:
-    """Compress the checkpoint to ``artifact/``; raises BudgetError where it is over the limit.
+    """Compress the checkpoint to ``artifact/``, its track in the weights' own file.
 
+    Raises BudgetError where it is over the limit, LegalityError where the checkpoint is of another track.
     open_tokens: opens the training tokens; called only where the recipe calibrates on them.
     script_bytes: of a bundle, to be left free beside the weights where they are more than the artifact's own code.
     """
     check_outputs(run.checkpoint)
+    check_track(recipe.track, run.checkpoint, checkpoint_track(run.checkpoint))
     started = time.perf_counter()
     model = PGolfForCausalLM.from_pretrained(run.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
     with building(run.artifact) as folder:
@@ -39,6 +42,7 @@ def export_checkpoint(recipe: Recipe, run: RunFolder, open_tokens: Callable[[], 
         code = code_bytes(folder)
         free = recipe.budget.artifact_bytes - max(code, script_bytes) - OUTER_BYTES
         artifact = compress(model, recipe.quantization, free, calibration_text(model, recipe, open_tokens))
+        artifact = replace(artifact, frame=with_track(artifact.frame, recipe.track))
         print(plan_text(artifact.plan, len(artifact.frame)))
         write_frame_file(folder / WEIGHTS, artifact.frame)
         total = check_budget((folder / WEIGHTS).stat().st_size, code, recipe.budget.artifact_bytes)

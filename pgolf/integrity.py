@@ -1,18 +1,18 @@
-"""Integrity: whether a record is, file by file, what it says of itself, and bears the stamp that its recipe earns.
+"""Integrity: whether a record is, file by file, what it says of itself, and bears the stamp that it earns.
 
 Hashes show that files belong together, not who made them. Everything here reads the record alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from modeling_pgolf.errors import FormatError
 
 from .artifact import WEIGHTS, code_bytes
-from .audit.facts import read_json
+from .audit.facts import HISTORICAL, read_json, record_tracks
 from .corpus.splits import file_sha256
 from .recipe import load_recipe
 from .siblings import ROOT
@@ -94,16 +94,23 @@ def sizes_finding(record: Path) -> Finding:
 
 
 def stamp_finding(record: Path) -> Finding:
-    """Work the stamp out from the recipe and look for it wherever a record shows it."""
-    earned = stamp(load_recipe(record / "recipe.json"))
+    """Work the stamp out and look for it wherever a record shows it."""
+    earned = earned_stamp(record)
     told: dict[str, Any] = {
         MANIFEST: read_json(record / MANIFEST).get("stamp"),
         "stages.json": read_json(record / "stages.json").get("stamp"),
         "submission.json": read_json(record / "submission.json").get("pgolf", {}).get("stamp"),
         "README.md": earned if earned in (record / "README.md").read_text(encoding="utf-8") else "another or none",
     }
-    wrong = [f"{name} says {said!r}, the recipe earns {earned!r}" for name, said in told.items() if said != earned]
-    return _finding("stamp", wrong, earned or "none: nothing in the recipe forbids ranking it")
+    wrong = [f"{name} says {said!r}, the record earns {earned!r}" for name, said in told.items() if said != earned]
+    return _finding("stamp", wrong, earned or "none: neither recipe nor track forbids ranking it")
+
+
+def earned_stamp(record: Path) -> str:
+    """Work the stamp out from the recipe, and from the track wherever it is named: one place is enough."""
+    recipe = load_recipe(record / "recipe.json")
+    historical = HISTORICAL in record_tracks(record).values()
+    return stamp(replace(recipe, track="historical") if historical else recipe)
 
 
 def code_finding(record: Path) -> Finding:

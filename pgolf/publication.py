@@ -17,9 +17,8 @@ from modeling_pgolf.errors import FormatError, LegalityError
 from .audit.facts import read_json, record_facts, record_hardware
 from .audit.policy import Verdict, judge, load_policy, overall
 from .card import published_card
-from .integrity import check_record
+from .integrity import check_record, earned_stamp
 from .recipe import BudgetConfig, load_recipe
-from .stages import stamp
 from .workdir import MANIFEST
 
 AUDIT = "audit.json"
@@ -70,10 +69,10 @@ def check_publishable(record: Path, judgement: Judgement, *, ranked: bool, even_
 
 
 def reasons_against_ranking(record: Path, judgement: Judgement) -> list[str]:
-    """Say why a record may not be ranked: what its recipe says, and all that its files can show and do not."""
+    """Say why a record may not be ranked: the stamp it earns, and all that its files can show and do not."""
     recipe = load_recipe(record / "recipe.json")
     text = read_json(record / "submission.json").get("pgolf", {}).get("validation_text", {})
-    reasons = [stamp(recipe)] if stamp(recipe) else []
+    reasons = [earned] if (earned := earned_stamp(record)) else []
     if recipe.budget != BudgetConfig():
         reasons.append("its limits are not the challenge's")
     if text.get("comparable") is not True:

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from modeling_pgolf.errors import FormatError
+from modeling_pgolf.quantization_pgolf import read_track
 
 from .audit.facts import record_facts, record_hardware
 from .audit.policy import judge, load_policy
@@ -27,6 +28,7 @@ from .recipe import Recipe, differences, load_recipe
 from .report import model_card, report_html, view
 from .score_plots import gains_figure, position_figure, running_figure, token_figure
 from .stages import Facts, StageTable, counted_seconds, headline, machine, read_facts, stage_table
+from .track import check_track, checkpoint_track
 from .workdir import MANIFEST, RunFolder, building, check_outputs, write_manifest, write_text
 
 WEIGHTS, CORPUS, RECIPE = "model.safetensors", "corpus.json", "recipe.json"
@@ -40,7 +42,8 @@ def write_record(recipe: Recipe, run: RunFolder, author: str = "unknown", github
     """Write the record of a finished run and return its folder.
 
     author, github_id: who submits; they are in no file of a run.
-    Raises FormatError where files or manifests do not chain, RecipeError where a stage has not run.
+    Raises FormatError where files or manifests do not chain, LegalityError where one is of another track, RecipeError
+    where a stage has not run.
     """
     check_chain(recipe, run)
     facts, table, events = read_facts(run), stage_table(recipe, run), read_events(run.log)
@@ -68,12 +71,18 @@ def stage_folders(run: RunFolder) -> tuple[Path, Path, Path]:
 
 
 def check_chain(recipe: Recipe, run: RunFolder) -> None:
-    """Raise FormatError unless the three stages belong to one run and no file of theirs was changed."""
+    """Raise FormatError unless the three stages belong to one run and no file of theirs was changed.
+
+    Raises LegalityError where one of them is of another track.
+    """
     changed = differences(load_recipe(run.path / RECIPE), recipe)
     if changed:
         field, recorded, asked = changed[0]
         raise FormatError(f"the run was made with {field} = {recorded!r}, not {asked!r}; record it with its own recipe")
     checkpoint, artifact, scores = (check_outputs(folder) for folder in stage_folders(run))
+    check_track(recipe.track, run.checkpoint, checkpoint_track(run.checkpoint))
+    check_track(recipe.track, run.artifact, read_track(run.artifact / WEIGHTS))
+    _same("the track", (f"this run's {RECIPE}", recipe.track), ("scores/manifest.json", scores.get("track")), "score")
     recipe_sha256 = file_sha256(run.path / RECIPE)
     for name, manifest in (("checkpoint", checkpoint), ("artifact", artifact), ("scores", scores)):
         told = (f"{name}/{MANIFEST}", manifest["recipe_sha256"])
@@ -99,7 +108,7 @@ def check_chain(recipe: Recipe, run: RunFolder) -> None:
 
 
 def _same(what: str, one: tuple[str, str | None], other: tuple[str, str | None], again: str) -> None:
-    """Compare what two manifests, each (whose, SHA-256), say of one thing; ``again`` names the stages to repeat."""
+    """Compare what two files, each (whose, SHA-256 or word), say of one thing; ``again`` names the stages to repeat."""
     if one[1] is None or one[1] != other[1]:
         raise FormatError(
             f"{one[0]} and {other[0]} disagree on {what}: {one[1]} in one, {other[1]} in the other; run again: {again}"

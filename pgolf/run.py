@@ -31,9 +31,11 @@ from evaluation.scorer import score
 from evaluation.windows import ValidationTokens
 from modeling_pgolf.errors import PGolfError, RecipeError
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
+from modeling_pgolf.quantization_pgolf import read_track
 from training.loop import fit
 from training.orders import stream_facts
 
+from .artifact import WEIGHTS
 from .checkpoint import FolderCheckpoints
 from .corpus.build import Corpus
 from .corpus.recount import check_counted
@@ -45,6 +47,7 @@ from .processes import leave_process_group
 from .recipe import Recipe
 from .record import TARGET_BYTES, write_record
 from .stages import as_text, stage_table
+from .track import check_track, mark_checkpoint
 from .trackers import require_trackers, start_trackers
 from .workdir import RunFolder, building, check_outputs, open_run, refused_by_disk, write_manifest, write_text
 
@@ -83,6 +86,7 @@ def train(job: Job, run: RunFolder) -> None:
     if main:
         with building(run.checkpoint) as folder:
             model.save_pretrained(folder)
+            mark_checkpoint(folder / WEIGHTS, recipe.track)
             corpus.tokenizer.save_pretrained(folder)
             write_text(
                 folder / "metrics.json", json.dumps({"train_loss": trained.train_loss, "steps": trained.steps, **final})
@@ -154,6 +158,7 @@ def score_artifact(job: Job, run: RunFolder) -> None:
     """Score the artifact, and nothing else, plainly and by sliding windows; writes ``scores/``."""
     recipe = job.recipe
     manifest = check_outputs(run.artifact)
+    check_track(recipe.track, run.artifact, read_track(run.artifact / WEIGHTS))
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     corpus = open_job_corpus(job)
     model = load_artifact(run.artifact).to(accelerator.device)

@@ -14,6 +14,7 @@ from typing import Any
 
 from evaluation.ledger import Event, walk
 from modeling_pgolf.errors import FormatError, LegalityError
+from modeling_pgolf.quantization_pgolf import TRACKS, read_track
 
 from ..artifact import WEIGHTS, code_bytes
 from ..corpus.splits import file_sha256
@@ -24,6 +25,9 @@ from .shipped_code import CODE_SUFFIXES
 # Tokens per byte of the challenge's validation splits, and how far a score may be off. Source: LEGALITY 3.4, K15.
 TOKENS_PER_BYTE = {"SP1024": 0.410521, "SP4096": 0.301235, "SP8192": 0.268339, "CaseOps SP8192": 0.316741}
 FINGERPRINT_TOLERANCE = 5e-5
+
+RANKED, HISTORICAL = TRACKS
+STAGES = ("training", "quantization", "evaluation")
 
 # What no file can show. Source: LEGALITY 3.3, K1 to K3 and K8.
 PROBES = (("C1", "causality"), ("C2", "normalised probabilities"), ("D4", "self-contained evaluation"))
@@ -46,7 +50,7 @@ def record_facts(record: Path) -> list[Fact]:
     manifests = {p.stem: read_json(p) for p in sorted((record / "manifests").glob("*.json"))}
     return [
         size_fact(record),
-        track_fact(manifests),
+        track_fact(record),
         *clock_facts(manifests),
         *[fact for name, score in scores.items() for fact in ledger_facts(record, name, score)],
         *fingerprint_facts(scores),
@@ -79,10 +83,31 @@ def shipped_bytes(record: Path) -> int:
     return code_bytes(record) + (record / WEIGHTS).stat().st_size + helpers
 
 
-def track_fact(manifests: dict[str, Any]) -> Fact:
-    """Whether any stage ran on the historical track, which adapts on validation text before scoring."""
-    tracks = {manifest.get("track") for manifest in manifests.values()}
-    return Fact("D1", "track", tracks == {"ranked"}, ", ".join(sorted(str(track) for track in tracks)) or "no manifest")
+def track_fact(record: Path) -> Fact:
+    """Whether any place names another track than the ranked one; unknown where one names none."""
+    named = record_tracks(record)
+    tracks = sorted(set(named.values()), key=lambda track: (track is None, str(track)))
+    if tracks == [RANKED]:
+        return Fact("D1", "track", True, f"{RANKED}, in all {len(named)} places")
+    told = [f"{track or 'not named'} in {', '.join(p for p, t in named.items() if t == track)}" for track in tracks]
+    if HISTORICAL in tracks:
+        told.append("the historical track adapts on validation text before it scores that text")
+    return Fact("D1", "track", None if set(tracks) <= {RANKED, None} else False, "; ".join(told))
+
+
+def record_tracks(record: Path) -> dict[str, str | None]:
+    """Return the track that each place of a record names, the weights' own file last; None where it names none."""
+    files = ["recipe.json", *[f"manifests/{stage}.json" for stage in STAGES], MANIFEST, "submission.json"]
+    here = {name: read_json(record / name) if (record / name).is_file() else {} for name in files}
+    if not here[MANIFEST]:
+        del here[MANIFEST]  # it is written last, when the record has been judged
+    named = {name: content.get("track") for name, content in here.items()}
+    named["submission.json"] = here["submission.json"].get("pgolf", {}).get("track")
+    try:
+        named[WEIGHTS] = read_track(record / WEIGHTS)
+    except FormatError:
+        named[WEIGHTS] = None
+    return {name: None if track is None else str(track) for name, track in named.items()}
 
 
 def clock_facts(manifests: dict[str, Any]) -> list[Fact]:
@@ -223,9 +248,9 @@ def recipe_fact(manifests: dict[str, Any]) -> Fact:
 def chain_fact(record: Path, manifests: dict[str, Any]) -> Fact:
     """Whether the stages worked on one corpus, one checkpoint and one artifact, the one that is here."""
     name = "one chain of files"
-    if not manifests.keys() >= {"training", "quantization", "evaluation"}:
+    if not manifests.keys() >= set(STAGES):
         return Fact("E3", name, None, f"manifests of {', '.join(manifests) or 'no stage'} alone")
-    training, quantization, evaluation = (manifests[stage] for stage in ("training", "quantization", "evaluation"))
+    training, quantization, evaluation = (manifests[stage] for stage in STAGES)
     artifact = quantization["outputs"].get(WEIGHTS)
     links = {
         "corpus": (training["inputs"].get("corpus.json"), evaluation["inputs"].get("corpus.json")),

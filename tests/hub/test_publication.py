@@ -106,7 +106,7 @@ def test_no_file_can_lose_the_stamp(place, historical_run, tmp_path, hub, api):
     change_json(record / place, lambda content: holder(content).update(stamp=""))
     change_json(record / MANIFEST, lambda manifest: rehash(manifest, record))
     judgement = judge_record(historical_run.record, "strict")
-    with pytest.raises(FormatError, match=f"stamp: {place} says '', the recipe earns 'NOT RANKABLE"):
+    with pytest.raises(FormatError, match=f"stamp: {place} says '', the record earns 'NOT RANKABLE"):
         push(record, "user/old", judgement, Terms(even_though_it_fails=True), api)
     assert not hub.requests
 

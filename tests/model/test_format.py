@@ -23,7 +23,17 @@ from transformers import AutoModelForCausalLM
 from modeling_pgolf.errors import FormatError
 from modeling_pgolf.grid import GridTensor, largest_code
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
-from modeling_pgolf.quantization_pgolf import FRAME_NAME, MAGIC, pack, read_frame_file, unpack, write_frame_file
+from modeling_pgolf.quantization_pgolf import (
+    FRAME_NAME,
+    MAGIC,
+    TRACKS,
+    pack,
+    read_frame_file,
+    read_track,
+    unpack,
+    with_track,
+    write_frame_file,
+)
 from pgolf.artifact import write_artifact
 from quantization.compress import compress
 from quantization.config import QuantizationConfig
@@ -119,6 +129,23 @@ def outer(frame, name=FRAME_NAME):
     return safetensors.torch.save({name: tensor}, metadata={"format": "pt"})
 
 
+@pytest.mark.parametrize("track", TRACKS)
+def test_a_frame_carries_the_track_of_its_run(tmp_path, track):
+    plain, file = pack(tiny()), tmp_path / "model.safetensors"
+    frame = with_track(plain, track)
+    write_frame_file(file, frame)
+    assert read_track(file) == track and all(
+        same(tiny()[name], weight) for name, weight in read_frame_file(file).items()
+    )
+    assert parts(frame)[1:] == parts(plain)[1:] and frame == sealed(*parts(plain)[1:], track=track)
+    assert with_track(with_track(plain, TRACKS[0]), track) == frame, "one frame for one track"
+    write_frame_file(file, plain)
+    assert read_track(file) is None
+    write_frame_file(file, sealed(*parts(plain)[1:], track="other"))
+    with pytest.raises(FormatError, match="not one of format version 1"):
+        read_track(file)
+
+
 def damaged(data, draw):
     """The way of a random damage, and what it makes of ``data``."""
     a, b, c, d = sorted(draw.sample(range(len(data) + 1), 4))
@@ -142,6 +169,7 @@ LIES = [
     *({"codec": codec} for codec in ("", "zst", "ZSTD", "lzma", "\ud800", None, 3, [], {})),
     *({"sha256": sha} for sha in ("", "0" * 64, None, 0, ["a"])),
     *({"version": version} for version in (0, 2, -1, 1.0, "1", None)),
+    *({"track": track} for track in ("", "legal", "Historical", "ranked ", None, True, 3, [], ["ranked"], {})),
     {"more": 1},
 ]
 

@@ -10,12 +10,14 @@ from evaluation.config import EvaluationConfig
 from evaluation.ledger import Ledger
 from evaluation.windows import ValidationTokens
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
+from modeling_pgolf.quantization_pgolf import with_track
 from pgolf.artifact import code_bytes, write_artifact
 from pgolf.corpus.build import CorpusConfig, TrainBpe
 from pgolf.corpus.embedded import EmbeddedProse
 from pgolf.corpus.splits import file_sha256
 from pgolf.recipe import ModelConfig, Recipe
 from pgolf.record import TARGET_BYTES
+from pgolf.track import mark_checkpoint
 from pgolf.workdir import building, open_run, write_manifest, write_text
 from quantization.compress import compress
 from quantization.config import QuantizationConfig
@@ -73,6 +75,7 @@ def write_checkpoint(recipe, run, facts):
     model = PGolfForCausalLM(recipe.model_config())
     with building(run.checkpoint) as folder:
         model.save_pretrained(folder)
+        mark_checkpoint(folder / "model.safetensors", recipe.track)
         metrics = {"train_loss": 3.0, "steps": 30, "validation_loss": 3.1, "validation_bpb": 1.8}
         write_text(folder / "metrics.json", json.dumps(metrics))
         write_manifest(folder, "training", recipe, CORPUS, {"compile": 1.0, "step": 12.5}, corpus=facts)
@@ -84,6 +87,7 @@ def write_checkpoint(recipe, run, facts):
 
 def write_artifact_folder(recipe, run, model):
     artifact = compress(model, recipe.quantization, recipe.budget.artifact_bytes)
+    artifact = replace(artifact, frame=with_track(artifact.frame, recipe.track))
     with building(run.artifact) as folder:
         write_artifact(folder, model, artifact, run.checkpoint)
         code = code_bytes(folder)
