@@ -24,7 +24,7 @@ from .hub_verbs import Pull, Push, Verify, pull_record, push_record, verify_reco
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of RECIPE; more arguments: --root DIR, --run NAME, overrides like --training.iterations 100."""
+    """One stage of RECIPE; then --root DIR, --run NAME, --reuse RUN, and overrides like --training.iterations 100."""
 
     recipe: Positional[Path]
 

@@ -34,10 +34,14 @@ ON_DISK = (LocalFolder, SentencePieceModel)
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run lives, ``ROOT/runs/RUN`` and ``ROOT/corpora``, and which trackers may watch it."""
+    """Where a run lives, ``ROOT/runs/RUN`` and ``ROOT/corpora``, and which trackers may watch it.
+
+    reuse: another run below ROOT, whose checkpoint, and artifact where that is the same too, need not be made again.
+    """
 
     root: Path = Path()
     run: str | None = None
+    reuse: str | None = None
     trackers: tuple[Tracker, ...] = ()
 
 
@@ -50,7 +54,7 @@ class Job:
 
 
 def parse_job(recipe_file: Path, arguments: list[str]) -> Job:
-    """Read a recipe and apply ``--root``, ``--run`` and dotted overrides to it."""
+    """Read a recipe and apply ``--root``, ``--run``, ``--reuse`` and dotted overrides to it."""
     place, rest = tyro.cli(Place, args=arguments, return_unknown_args=True, add_help=False)
     recipe = with_overrides(load_recipe(recipe_file), rest)
     recipe.model_config()  # raises where the model contradicts itself

@@ -46,6 +46,7 @@ from .job import Job, open_job_corpus, parse_job, training_tokens, validation_to
 from .processes import leave_process_group
 from .recipe import Recipe
 from .record import TARGET_BYTES, write_record
+from .reuse import reused
 from .stages import as_text, stage_table
 from .track import check_track, mark_checkpoint
 from .trackers import require_trackers, start_trackers
@@ -220,14 +221,16 @@ STAGES: dict[str, Callable[[Job, RunFolder], None]] = {"train": train, "export":
 
 
 def door(stage: str, arguments: list[str]) -> None:
-    """Run one stage from the command line: ``RECIPE [--root DIR] [--run NAME] [overrides]``."""
+    """Run one stage from the command line: ``RECIPE [--root DIR] [--run NAME] [--reuse RUN] [overrides]``."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         if not arguments or arguments[0].startswith("-"):
             raise RecipeError(f"the {stage} stage needs a recipe file as its first argument, like recipes/demo.py")
         job = parse_job(Path(arguments[0]), arguments[1:])
-        STAGES[stage](job, open_run(job.place.root, job.place.run, job.recipe))
+        run = open_run(job.place.root, job.place.run, job.recipe)
+        if not reused(job, run, stage):
+            STAGES[stage](job, run)
         leave_process_group()
     except PGolfError as error:
         print(f"pgolf: {type(error).__name__}: {error}", file=sys.stderr)
