@@ -51,11 +51,14 @@ class Arguments:
 
 
 class Fork:
-    """The trunk's last state, in memory."""
+    """The trunk's last state, in memory: the first that is saved."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Any] | None = None
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Copy the state, which is live."""
-        self.state = copy.deepcopy(state)
+        self.state = self.state or copy.deepcopy(state)
 
     def restore(self) -> None:
         """Nothing was there before."""
@@ -66,7 +69,10 @@ def last_step_of_trunk(training: TrainingConfig) -> int:
     if training.qat is None or training.seconds is not None:
         raise RecipeError("the fork needs training.qat, and a schedule by steps: --training.seconds None")
     below = training.qat.below_scale
-    return next(step for step in range(training.iterations) if learning_rate_scale(training, step, None) < below)
+    first = next((s for s in range(training.iterations) if learning_rate_scale(training, s, None) < below), 0)
+    if first == 0:
+        raise RecipeError("late QAT begins with the first step, or never: change training.warmdown_steps")
+    return first
 
 
 def variants(trainer: Trainer) -> dict[str, Weights]:
@@ -127,9 +133,9 @@ def main() -> None:
 
 def branches(trainer: Trainer, plain: Validate) -> dict[str, Weights]:
     """Train the trunk and both its ends; returns the weights of every variant."""
-    assert trainer.qat is not None
     fork = Fork()
     run_steps(trainer, plain, fork)
+    assert trainer.qat is not None and fork.state is not None
     found = ended(trainer, "late QAT")
     restore_run(trainer, fork.state)
     trainer.qat.config = replace(trainer.qat.config, below_scale=0.0)
@@ -139,8 +145,7 @@ def branches(trainer: Trainer, plain: Validate) -> dict[str, Weights]:
 
 def ended(trainer: Trainer, name: str) -> dict[str, Weights]:
     """Return the weights of a branch as they stand, and after replay where the recipe has one."""
-    with trainer.true_weights():
-        found = {f"{name}, {average}": weights for average, weights in variants(trainer).items()}
+    found = {f"{name}, {average}": weights for average, weights in variants(trainer).items()}
     if trainer.replay:
         run_replay(trainer, trainer.replay)
         found |= {f"{name}, {average}, replayed": weights for average, weights in variants(trainer).items()}

@@ -40,7 +40,8 @@ class PGolfConfig(PreTrainedConfig):
     skip_gates: blend U-Net skips by a learnt gate instead of adding them. share_last_skip: rows of skip weights for
     the visits without the loop only; further skips share the last row (PR 1285).
     loop_start, loop_end, loop_passes: the segment of blocks repeated ``loop_passes`` extra times.
-    lanes, lanes_from: how two lanes meet, "merged" (PR 1477) or "routed" (PR 1204), and their first block.
+    lanes, lanes_from: how two lanes meet, "merged" (PR 1477) or "routed" (PR 1204), and the first block that has them;
+    it and those behind it have hidden states (2, B, T, D), and no parallel branches.
     embedding_size: width of the token table, where it is not D: a projection follows it, another comes before the head.
     embed_init_std: standard deviation of the tied table. table_proj_init_gain: gain of the orthogonal bigram and
     value projections (PR 414: 1/sqrt(2 · blocks); PR 549 and later: 1).
@@ -131,6 +132,10 @@ class PGolfConfig(PreTrainedConfig):
             raise ConfigError(
                 f"rotary_dims must be even and at most head_dim {self.head_dim}, found {self.rotary_dims}"
             )
+        if self.embedding_size is not None and self.embedding_size < 1:
+            raise ConfigError(
+                f"embedding_size must be at least 1, or None for hidden_size, found {self.embedding_size}"
+            )
         if self.logit_softcap <= 0:
             raise ConfigError(f"logit_softcap must be positive, found {self.logit_softcap}")
         if self.bigram_buckets < 0 or self.bigram_buckets == 1:
@@ -138,6 +143,8 @@ class PGolfConfig(PreTrainedConfig):
 
     def _check_layers(self) -> None:
         last = self.num_blocks - 1
+        if self.share_last_skip and last == 0:
+            raise ConfigError("share_last_skip needs at least 2 blocks: with one there is no skip to share")
         for name, layers in (("xsa_layers", self.xsa_layers), ("value_embed_layers", self.value_embed_layers)):
             if strangers := [layer for layer in layers if not 0 <= layer <= last]:
                 raise ConfigError(f"{name} names {strangers}, but blocks are 0 to {last}")

@@ -77,7 +77,7 @@ class MergedLanes(nn.Module):
 
     def blend(self, skips: Skips, x: Tensor, skip: Tensor, row: int) -> Tensor:
         """Blend ``skip`` (B, T, D) into the first lane of ``x`` (2, B, T, D)."""
-        return torch.stack((skips.blend(x[0], skip, row), x[1]))
+        return torch.stack((skips(x[0], skip, row), x[1]))
 
     def forward(self, x: Tensor) -> Tensor:
         """Weigh the lanes (2, B, T, D) into one stream (B, T, D)."""
@@ -92,7 +92,8 @@ class RoutedLanes(nn.Module):
 
     def blend(self, skips: Skips, x: Tensor, skip: Tensor, row: int) -> Tensor:
         """Blend ``skip`` (B, T, D) into both lanes of ``x`` (2, B, T, D)."""
-        return skips.blend(x, skip, row)
+        blended: Tensor = skips(x, skip, row)
+        return blended
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean (B, T, D) of the lanes (2, B, T, D)."""

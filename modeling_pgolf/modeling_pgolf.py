@@ -138,7 +138,7 @@ class PGolfModel(PGolfPreTrainedModel):
 
         queries: the only positions to return, without padding and cache; the last block computes no others.
         input_ids: (B, T). position_ids: (B, T), 0 at a position without predecessor (a document of a packed row).
-        inputs_embeds: (B, T, D) in place of ids, for a model that reads nothing else by token id.
+        inputs_embeds: (B, T, width of the token table) in place of ids, where nothing else is read by token id.
         attention_mask: 2-D masks have their padding before the text or behind it, not inside: what stands before a
         position is read by bigram and gate, masked or not.
 
@@ -224,7 +224,8 @@ class PGolfModel(PGolfPreTrainedModel):
         assert self.skips is not None
         if self.lanes is not None and x.dim() > skip.dim():
             return self.lanes.blend(self.skips, x, skip, row)
-        return self.skips.blend(x, skip, row)
+        blended: Tensor = self.skips(x, skip, row)
+        return blended
 
 
 class PGolfForCausalLM(PGolfPreTrainedModel, GenerationMixin):

@@ -16,7 +16,7 @@ class Skips(nn.Module):
         self.weights = nn.Parameter(torch.empty(rows, width))
         self.gates = nn.Parameter(torch.empty(rows, width)) if gated else None
 
-    def blend(self, x: Tensor, skip: Tensor, row: int) -> Tensor:
+    def forward(self, x: Tensor, skip: Tensor, row: int) -> Tensor:
         """Blend ``skip`` into ``x``, both (..., B, T, D), by the weights of ``row``."""
         weighted = self.weights[row].to(x.dtype) * skip
         if self.gates is None:

@@ -53,7 +53,7 @@ def write_block_nats(nats: dict[str, Tensor], size: int, path: Path) -> None:
 def read_block_nats(path: Path, scores: dict[str, Any]) -> BlockNats:
     """Read sums and compare them with ``scores``, the record's.
 
-    Raises FormatError where the file is none, lacks a scoring, or does not add up to its score.
+    Raises FormatError where the file is none, lacks a scoring, has a sum that no nats have, or does not add up.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -63,12 +63,17 @@ def read_block_nats(path: Path, scores: dict[str, Any]) -> BlockNats:
             expected = {name: [-(-targets // size)] for name in scores}
             if size < 1 or shapes != expected:
                 raise FormatError(f"asked for sums {expected} in {path.name}; found {shapes}; the record is damaged")
-            sums = {name: file.get_tensor(name) for name in shapes}
+            sums = {name: file.get_tensor(name).double() for name in shapes}
     except (OSError, SafetensorError, KeyError, ValueError, ZeroDivisionError) as error:
         raise FormatError(
             f"asked for {path.name}; found {error!r}; the record is damaged or was made before"
         ) from error
     for name, score in scores.items():
+        if not (torch.isfinite(sums[name]) & (sums[name] >= 0)).all():
+            raise FormatError(
+                f"asked for sums of nats in {path.name}; '{name}' has one that is negative or no number; nats are "
+                "neither; the record is damaged"
+            )
         total = float(sums[name].sum())
         if targets != score["targets"] or not abs(total - score["nats"]) <= SUM_TOLERANCE * abs(score["nats"]):
             raise FormatError(

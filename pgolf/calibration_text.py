@@ -5,7 +5,7 @@ Validation text cannot come in here: nothing of it is opened. Source: LEGALITY D
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -34,16 +34,15 @@ def first_batches(tokens: Tokens, config: TrainingConfig, calibration: TrainBatc
             left -= 1
 
 
-def calibration_text(
-    model: PGolfForCausalLM, recipe: Recipe, open_tokens: Callable[[], Tokens]
-) -> Iterator[Tensor] | None:
-    """Return the batches that the recipe's export calibrates on, None where it does not.
+def calibration_text(model: PGolfForCausalLM, recipe: Recipe, open_tokens: Callable[[], Tokens]) -> Iterable[Tensor]:
+    """Return the batches that the recipe's export calibrates on, none where it does not.
 
     open_tokens: opens the training tokens; called only where the recipe calibrates on them.
     """
     gptq = recipe.quantization.gptq
     if gptq is None:
-        return None
+        return ()
     if isinstance(gptq.calibration, SelfGenerated):
-        return own_samples(model, gptq.calibration, recipe.training.seed)
+        # Written whole before any is read: what the model computes while it writes is no calibration.
+        return list(own_samples(model, gptq.calibration, recipe.training.seed))
     return first_batches(open_tokens(), recipe.training, gptq.calibration)

@@ -1,6 +1,6 @@
 """The ``pgolf`` command: one verb a stage, and the tools around them.
 
-``pgolf run RECIPE`` is the whole road. A stage verb prints and becomes the launch command that it stands for, so what
+``pgolf run RECIPE`` is the whole road. A stage verb prints and runs the launch command that it stands for, so what
 works here works from a script.
 """
 
@@ -148,11 +148,11 @@ def run_stage(verb: str, recipe: Path, rest: list[str]) -> None:
     # Imported here: torch and transformers take seconds, and help and diff do without them.
     from . import job as jobs
     from . import run
-    from .launch import DOORS, replace_process, run_and_wait
+    from .launch import DOORS, run_and_wait
 
     job = jobs.parse_job(recipe, rest)  # bad overrides fail here, before anything is launched
     if verb in DOORS:
-        replace_process(verb, [str(recipe), *rest])
+        run_and_wait(verb, [str(recipe), *rest])
     elif verb == "corpus":
         print(jobs.open_job_corpus(job).folder)
     elif verb == "record":

@@ -6,16 +6,22 @@ margin (LEGALITY E5); both are printed. Tests are Welch's, one-sided, by scipy.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from modeling_pgolf.errors import RecipeError
+from modeling_pgolf.errors import FormatError, RecipeError
+
+from .artifact import WEIGHTS
+from .audit.evidence import is_amount
+from .audit.facts import read_json
+from .corpus.splits import file_sha256
+from .recipe import differences, load_recipe
 
 # LEGALITY E5: the README's margin and level, and the level of the rows accepted since #1902.
 MARGIN_NATS, STRICT_LEVEL, FRONTIER_LEVEL = 0.005, 0.01, 0.25
@@ -52,20 +58,48 @@ class Verdict:
 
 
 def read_seeds(records: Sequence[Path], name: str, scoring: str = "sliding") -> Seeds:
-    """Read the scores of one system, one record folder a seed; raises RecipeError where one lacks them."""
-    nats, bits = [], []
+    """Read the scores of one system, one record folder a seed.
+
+    Raises RecipeError where one lacks them, and where the records are not runs of one recipe with different seeds;
+    FormatError where a file is damaged.
+    """
     if len({folder.resolve() for folder in records}) < len(records):
         raise RecipeError(f"a record was given twice as a seed of {name}; each seed is a record of its own")
-    for folder in records:
-        path = folder / "scores.json"
-        if not path.is_file():
-            raise RecipeError(f"{folder} has no scores.json: it is not the folder of a record")
-        scores = json.loads(path.read_text())["scores"]
-        if scoring not in scores:
-            raise RecipeError(f"{path} has no scoring named '{scoring}'; it has {', '.join(scores)}")
-        nats.append(scores[scoring]["nats_per_token"])
-        bits.append(scores[scoring]["bits_per_byte"])
-    return Seeds(name, tuple(nats), tuple(bits))
+    found = [read_score(folder, scoring) for folder in records]
+    check_seeds(records, name)
+    return Seeds(name, tuple(nats for nats, _ in found), tuple(bits for _, bits in found))
+
+
+def read_score(folder: Path, scoring: str) -> tuple[float, float]:
+    """Read nats per token and bits per byte of one scoring of a record."""
+    path = folder / "scores.json"
+    if not path.is_file():
+        raise RecipeError(f"{folder} has no scores.json: it is not the folder of a record")
+    scores: dict[str, dict[str, Any]] = read_json(path).get("scores", {})
+    if scoring not in scores:
+        raise RecipeError(f"{path} has no scoring named '{scoring}'; it has {', '.join(scores)}")
+    nats, bits = scores[scoring].get("nats_per_token", 0), scores[scoring].get("bits_per_byte", 0)
+    if not (is_amount(nats) and is_amount(bits) and nats and bits):
+        raise FormatError(f"asked for the means of '{scoring}' in {path}; found {nats}, {bits}; fetch the record again")
+    return float(nats), float(bits)
+
+
+def check_seeds(records: Sequence[Path], name: str) -> None:
+    """Raise RecipeError unless records are of one recipe, each with a seed and weights of its own."""
+    recipes = [load_recipe(folder / "recipe.json") for folder in records]
+    for other in recipes[1:]:
+        # A name decides nothing, and recipes of several seeds often bear the seed in it.
+        changed = [f for f, *_ in differences(recipes[0], other) if f not in ("training.seed", "name")]
+        if changed:
+            raise RecipeError(
+                f"the records of {name} are of different systems: their recipes differ in {', '.join(changed[:3])}; "
+                "name records that differ in the seed alone"
+            )
+    seeds = [recipe.training.seed for recipe in recipes]
+    weights = [file_sha256(folder / WEIGHTS) for folder in records]
+    for what, found in (("seed", seeds), ("weights", weights)):
+        if len(set(found)) < len(found):
+            raise RecipeError(f"two records of {name} have the same {what}; each seed is a run of its own")
 
 
 def compare(base: Seeds, candidate: Seeds) -> Verdict:

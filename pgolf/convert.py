@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from pathlib import Path
 
 import torch
@@ -66,9 +67,13 @@ def convert(checkpoint: Path, system: str, settings: Settings, out: Path) -> Non
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Read a state dict from ``.safetensors``, or from ``.pt`` without running any pickled code."""
+    if not path.is_file():
+        raise FormatError(f"there is no checkpoint {path}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if not zipfile.is_zipfile(path):
+            raise FormatError(f"{path.name} is no checkpoint: give the .safetensors or the .pt that a script saved")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise FormatError(f"the checkpoint {path.name} cannot be read: {error}") from error

@@ -17,6 +17,8 @@ from typing import Any
 
 from modeling_pgolf.configuration_pgolf import PGolfConfig
 
+from .job import Job, Place
+
 # The value of an expression that the recipe does not settle.
 OPEN = object()
 
@@ -111,6 +113,7 @@ def recipe_decisions(recipe: Any) -> Decisions:
         parts[name] = part if name not in parts else OPEN
     # All models of a run are of the recipe's architecture: what is built from it, and what is read from the artifact.
     parts[PGolfConfig.__name__] = recipe.model
+    parts[Job.__name__] = Job(recipe, Place())  # a bundle has no command line
     classes: set[str] = set()
     choices: set[str] = set()
     texts: dict[str, set[str]] = {}

@@ -10,8 +10,12 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
+
+# Of ``pgolf verify``, by its overall verdict; 2 is what a misspelt command line gives.
+STATUS = {"PASS": 0, "FAIL": 1, "UNKNOWN": 3}
 
 
 @dataclass(frozen=True)
@@ -43,21 +47,32 @@ class Pull:
 
 
 @dataclass(frozen=True)
-class Verify:
-    """Check a record, from the Hub or on disk: hashes, sizes, stamp, weights, and scores of blocks drawn at random.
+class Asked:
+    """What to verify with.
 
-    record: USER/NAME, USER/NAME@REVISION or a folder. corpus: the built corpus of its recipe; without it the recipe's
-    is built below root. blocks: how many to score again, for each scoring. seed: of the draw, to repeat one.
-    trust_code: run the record's code although it is not this pgolf's. policy: of the audit.
+    corpus: the built corpus of its recipe; without it the recipe's is built below root. blocks: how many to draw for
+    each scoring; half as many again are chosen where a false claim would show. seed: of the draw, to repeat one; None
+    for one that nobody knew. trust_code: run the record's code although it is not this pgolf's. policy: of the audit.
     """
 
-    record: Positional[str]
     corpus: Path | None = None
     root: Path = Path()
     blocks: int = 8
     seed: int | None = None
     trust_code: bool = False
     policy: str = "strict"
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Check a record, from the Hub or on disk: hashes, sizes, stamp, weights, and scores of blocks drawn at random.
+
+    record: USER/NAME, USER/NAME@REVISION or a folder. Exits with status 0 where all of it passes, 1 where something
+    fails, 3 where something was not shown.
+    """
+
+    record: Positional[str]
+    asked: Annotated[Asked, arg(name="")] = Asked()
 
 
 def push_record(command: Push) -> None:
@@ -84,19 +99,18 @@ def pull_record(command: Pull) -> None:
 
 
 def verify_record(command: Verify) -> None:
-    """Print what a record proves; exits with status 1 on FAIL."""
+    """Print what a record proves; exits with a status of STATUS."""
     from huggingface_hub import HfApi
 
     from .hub import pull
-    from .verify import Asked, as_text, verify
+    from .verify import as_text, overall, verify
 
-    asked = Asked(command.corpus, command.root, command.blocks, command.seed, command.trust_code, command.policy)
     with tempfile.TemporaryDirectory() as place:
         record = Path(command.record)
         if not record.is_dir():
             record = Path(place) / "record"
             print(f"commit {pull(command.record, record, HfApi()).commit}")
-        findings = verify(record, asked)
+        findings = verify(record, command.asked)
     print(as_text(findings))
-    if any(finding.verdict == "FAIL" for finding in findings):
-        sys.exit(1)
+    if status := STATUS[overall(findings)]:
+        sys.exit(status)

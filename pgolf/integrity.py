@@ -96,11 +96,12 @@ def sizes_finding(record: Path) -> Finding:
 def stamp_finding(record: Path) -> Finding:
     """Work the stamp out and look for it wherever a record shows it."""
     earned = earned_stamp(record)
+    card = (record / "README.md").read_text(encoding="utf-8", errors="replace")
     told: dict[str, Any] = {
         MANIFEST: read_json(record / MANIFEST).get("stamp"),
         "stages.json": read_json(record / "stages.json").get("stamp"),
         "submission.json": read_json(record / "submission.json").get("pgolf", {}).get("stamp"),
-        "README.md": earned if earned in (record / "README.md").read_text(encoding="utf-8") else "another or none",
+        "README.md": earned if earned in card else "another or none",
     }
     wrong = [f"{name} says {said!r}, the record earns {earned!r}" for name, said in told.items() if said != earned]
     return _finding("stamp", wrong, earned or "none: neither recipe nor track forbids ranking it")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -25,11 +25,22 @@ from .corpus.fineweb import ChallengeShards
 from .corpus.local import LocalFolder
 from .corpus.shards import WatchedShard
 from .corpus.stream import TextStream
-from .recipe import Recipe, load_recipe, with_overrides
+from .recipe import Recipe, check_name, flat, load_recipe, with_overrides
 from .trackers import Tracker
 
 # Parts of a corpus that are files of this machine.
 ON_DISK = (LocalFolder, SentencePieceModel)
+# Fields that count something every run has.
+COUNTS = (
+    "training.iterations",
+    "training.sequence_length",
+    "training.span_sequences",
+    "training.spans_per_step",
+    "training.micro_batch_sequences",
+    "evaluation.window",
+    "evaluation.stride",
+    "evaluation.batch_windows",
+)
 
 
 @dataclass(frozen=True)
@@ -57,9 +68,25 @@ def parse_job(recipe_file: Path, arguments: list[str]) -> Job:
     """Read a recipe and apply ``--root``, ``--run``, ``--reuse`` and dotted overrides to it."""
     place, rest = tyro.cli(Place, args=arguments, return_unknown_args=True, add_help=False)
     recipe = with_overrides(load_recipe(recipe_file), rest)
+    for name in (recipe.name, *filter(None, (place.run, place.reuse))):
+        check_name(name)
+    check_counts(recipe)
     recipe.model_config()  # raises where the model contradicts itself
     require(recipe.quantization.codec)
     return Job(recipe, place)
+
+
+def check_counts(recipe: Recipe) -> None:
+    """Raise RecipeError where a run would have nothing to do, or no way to do it."""
+    values = flat(asdict(recipe))
+    for name in COUNTS:
+        if values[name] < 1:
+            raise RecipeError(f"{name} must be at least 1, found {values[name]}")
+    if recipe.evaluation.stride > recipe.evaluation.window:
+        raise RecipeError(
+            f"evaluation.stride must be at most the window of {recipe.evaluation.window}, "
+            f"found {recipe.evaluation.stride}: targets between the windows would never be scored"
+        )
 
 
 def corpus_folder(job: Job) -> Path:

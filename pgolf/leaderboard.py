@@ -7,13 +7,12 @@ compare.
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,14 +22,20 @@ from huggingface_hub.constants import ENDPOINT
 from matplotlib import rc_context
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from modeling_pgolf.errors import FormatError, RecipeError
 
+from .artifact import WEIGHTS
+from .audit.evidence import read_evidence
+from .audit.figures import text_of
 from .audit.policy import ORDER, overall
+from .corpus.splits import file_sha256
 from .hub import asking, pull
+from .integrity import earned_stamp
 from .plots import PALETTE, STYLE, WIDTH, save_figure
 from .publication import judge_record
+from .recipe import load_recipe, recipe_json
 from .report import inline_svg, render
 from .workdir import write_text
 
@@ -47,10 +52,8 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Details:
     """What ``submission.json`` says under "pgolf", as far as the board shows it."""
 
-    stamp: str
     training_seconds: Amount
     evaluation_seconds: Amount
-    validation_text: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -62,27 +65,27 @@ class Submission:
     date: date
     val_bpb: Amount
     bytes_total: int
-    seeds: Annotated[list[int], Field(min_length=1)]
     hardware: str
     pgolf: Details
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One record. system: equal for records that differ in the seed alone. text: the board. link: where it is."""
+    """One record.
+
+    seed, system: the recipe's, and the recipe without it. weights: SHA-256 of their file. text: the board. link: where
+    the record is.
+    """
 
     said: Submission
+    seed: int
     system: str
+    weights: str
     text: str
     link: str
     verdicts: Counter[str]
     overall: str
     against: str
-
-    @property
-    def seed(self) -> int:
-        """The seed of the one run."""
-        return self.said.seeds[0]
 
 
 @dataclass(frozen=True)
@@ -141,9 +144,13 @@ class Board:
 def write_page(names: Sequence[str], out: Path) -> str:
     """Write the page for record folders, repositories and collections of the Hub; says what is on it.
 
-    Raises FormatError where one is no record, RecipeError where a seed of a system is there twice.
+    A damaged record is left out, and that is said. Raises FormatError where all are, RecipeError where none is named, a
+    seed of a system is there twice, or two seeds have the same weights.
     """
-    boards = arrange([entry for name in names for entry in read_named(name)])
+    if not names:
+        raise RecipeError("asked for a leaderboard of no records; name record folders, repositories or a collection")
+    entries, left_out = read_all(names)
+    boards = arrange(entries)
     drawn = {
         board.text: inline_svg(svg_text(progress_figure(board.ranked)), f"board{number}")
         for number, board in enumerate(boards)
@@ -152,20 +159,46 @@ def write_page(names: Sequence[str], out: Path) -> str:
     page = render("leaderboard.html.j2", boards=boards, drawn=drawn, palette=PALETTE, policy=POLICY)
     write_text(out, page)
     ranked, apart = sum(len(board.ranked) for board in boards), sum(len(board.apart) for board in boards)
-    return f"{out}: {ranked} ranked, {apart} apart, on {len(boards)} text(s)"
+    return "\n".join([f"{out}: {ranked} ranked, {apart} apart, on {len(boards)} text(s)", *left_out])
+
+
+def read_all(names: Sequence[str]) -> tuple[list[Entry], list[str]]:
+    """Read everything that is named; also says what was left out of it as damaged.
+
+    Raises FormatError where nothing is left, so that a page never stands for records that nobody could read.
+    """
+    entries, left_out = [], []
+    for place in [place for name in names for place in places(name)]:
+        try:
+            entries.append(read_place(place))
+        except FormatError as error:
+            left_out.append(f"left out: {error}")
+    if not entries:
+        raise FormatError("\n".join(left_out))
+    return entries, left_out
 
 
 def read_named(name: str) -> Iterator[Entry]:
     """Read a record folder, a repository, or all models of a collection."""
+    return map(read_place, places(name))
+
+
+def places(name: str) -> list[str]:
+    """List the folders and repositories that a name stands for."""
     if Path(name).is_dir():
-        yield read_entry(Path(name), link="")
-        return
+        return [name]
     if not REPOSITORY.fullmatch(name):
         raise RecipeError(f"{name} is neither a folder here nor USER/NAME on the Hub; check the name")
-    for repository in members(name) if COLLECTION.fullmatch(name) else [name]:
-        with tempfile.TemporaryDirectory() as scratch:
-            found = pull(repository, Path(scratch, "record"), HfApi())
-            yield read_entry(Path(scratch, "record"), link=f"{ENDPOINT}/{found.repository}/tree/{found.commit}")
+    return members(name) if COLLECTION.fullmatch(name) else [name]
+
+
+def read_place(place: str) -> Entry:
+    """Read a record folder, or fetch and read a repository."""
+    if Path(place).is_dir():
+        return read_entry(Path(place), link="")
+    with tempfile.TemporaryDirectory() as scratch:
+        found = pull(place, Path(scratch, "record"), HfApi())
+        return read_entry(Path(scratch, "record"), link=f"{ENDPOINT}/{found.repository}/tree/{found.commit}")
 
 
 def members(collection: str) -> list[str]:
@@ -178,29 +211,30 @@ def read_entry(record: Path, link: str) -> Entry:
     """Read what a record says of itself, and judge it by its files; raises FormatError where it is none."""
     try:
         said = TypeAdapter(Submission).validate_json((record / "submission.json").read_bytes())
-        recipe = json.loads((record / "recipe.json").read_bytes())
-        recipe["training"].pop("seed")
-    except (OSError, ValidationError, ValueError, KeyError, TypeError) as error:
+        judgement, recipe = judge_record(record, POLICY), load_recipe(record / "recipe.json")
+    except (OSError, ValueError, FormatError) as error:
         raise FormatError(f"{record} cannot be ranked: {error}; name a folder that pgolf record wrote") from error
-    judgement = judge_record(record, POLICY)
-    failing = f"seed {said.seeds[0]} fails {', '.join(judgement.failing)}" if judgement.failing else ""
+    seed = recipe.training.seed
+    failing = f"seed {seed} fails {', '.join(judgement.failing)}" if judgement.failing else ""
     return Entry(
         said=said,
-        system=json.dumps(recipe, sort_keys=True),
-        text=text_of(said.pgolf.validation_text),
+        seed=seed,
+        system=recipe_json(replace(recipe, training=replace(recipe.training, seed=0))),
+        weights=file_sha256(record / WEIGHTS),
+        text=board_of(text_of(read_evidence(record))),
         link=link,
         verdicts=Counter(verdict.verdict for verdict in judgement.verdicts),
         overall=overall(judgement.verdicts),
-        against=said.pgolf.stamp or failing,
+        against=earned_stamp(record) or failing,
     )
 
 
-def text_of(facts: dict[str, Any]) -> str:
+def board_of(text: dict[str, Any]) -> str:
     """Name the text of a score so that equal names mean comparable scores."""
-    if facts.get("comparable"):
+    if text["comparable"]:
         return CHALLENGE_TEXT
-    size = f"{facts['utf8_bytes']:,} bytes" if facts.get("utf8_bytes") else "size unknown"
-    return f"{facts.get('name')}, {facts.get('documents')} documents, {size}"
+    size = f"{text['utf8_bytes']:,} bytes" if text["utf8_bytes"] else "size unknown"
+    return f"{text['name']}, {text['documents']} documents, {size}"
 
 
 def arrange(entries: Sequence[Entry]) -> list[Board]:
@@ -210,6 +244,8 @@ def arrange(entries: Sequence[Entry]) -> list[Board]:
         seeds = systems[entry.text, entry.system]
         if entry.seed in [other.seed for other in seeds]:
             raise RecipeError(f"seed {entry.seed} of {entry.said.name} is there twice; name each record once")
+        if entry.weights in [other.weights for other in seeds]:
+            raise RecipeError(f"two seeds of {entry.said.name} have the same weights; each seed is a run of its own")
         seeds.append(entry)
     boards = []
     for text in sorted({text for text, _ in systems}, key=lambda text: (text != CHALLENGE_TEXT, text)):

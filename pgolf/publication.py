@@ -12,10 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from modeling_pgolf.errors import FormatError, LegalityError
+from modeling_pgolf.errors import LegalityError
 
-from .audit.facts import read_json, record_facts, record_hardware
+from .audit.evidence import read_evidence
+from .audit.facts import read_json
+from .audit.figures import text_of
 from .audit.policy import Verdict, judge, load_policy, overall
+from .audit.records import read_record
 from .card import published_card
 from .integrity import check_record, earned_stamp
 from .recipe import BudgetConfig, load_recipe
@@ -42,12 +45,7 @@ class Judgement:
 def judge_record(record: Path, policy: str) -> Judgement:
     """Judge a record by a named policy; raises FormatError where it is none, RecipeError where there is no policy."""
     rules = load_policy(policy)
-    try:
-        facts, hardware = record_facts(record), record_hardware(record)
-    except (KeyError, TypeError, AttributeError) as error:  # what foreign JSON makes of the questions
-        raise FormatError(
-            f"asked to judge {record.name}; found {error!r} in its files; it is no sound record"
-        ) from error
+    facts, hardware = read_record(record)
     return Judgement(rules, judge(facts, rules, hardware))
 
 
@@ -70,13 +68,12 @@ def check_publishable(record: Path, judgement: Judgement, *, ranked: bool, even_
 
 def reasons_against_ranking(record: Path, judgement: Judgement) -> list[str]:
     """Say why a record may not be ranked: the stamp it earns, and all that its files can show and do not."""
-    recipe = load_recipe(record / "recipe.json")
-    text = read_json(record / "submission.json").get("pgolf", {}).get("validation_text", {})
+    recipe, text = load_recipe(record / "recipe.json"), text_of(read_evidence(record))
     reasons = [earned] if (earned := earned_stamp(record)) else []
     if recipe.budget != BudgetConfig():
         reasons.append("its limits are not the challenge's")
-    if text.get("comparable") is not True:
-        reasons.append(f"it is scored on {text.get('name')}, not on the challenge's validation split")
+    if not text["comparable"]:
+        reasons.append(f"it is scored on {text['name']}, not on the challenge's validation split")
     return reasons + [
         f"{v.fact.rule} {v.fact.name} is {v.verdict} ({v.fact.found})"
         for v in judgement.verdicts

@@ -29,6 +29,9 @@ from .corpus.build import CorpusConfig
 # An argument that chooses the kind of a part, like training.qat:qat-config or training.ema:None.
 CHOICE = re.compile(r"[a-z_.-]+:[A-Za-z-]+")
 
+# Names become folders and headings: none leaves its folder, hides itself, or holds markup.
+NAME = re.compile(r"\w([\w .-]*[\w.-])?", re.ASCII)
+
 if TYPE_CHECKING:
     ModelConfig = Any
 else:
@@ -60,6 +63,7 @@ class BudgetConfig:
 class Recipe:
     """Everything that decides the outcome of a run.
 
+    name: of the run's folder and of its record, as ``check_name`` allows.
     track: "historical" marks systems that adapt on validation text before scoring; their records are not rankable.
     """
 
@@ -78,15 +82,31 @@ class Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Load a recipe from a Python file that binds ``recipe``, or from its recorded JSON."""
+    """Load a recipe from a Python file that binds ``recipe``, or from its recorded JSON; raises RecipeError."""
     if not path.is_file():
         raise RecipeError(f"there is no recipe file {path}; recipes/ holds those that come with pgolf")
-    if path.suffix == ".json":
-        return parse_recipe(path.read_text())
-    found = runpy.run_path(str(path)).get("recipe")
+    found = parse_recipe(path.read_text()) if path.suffix == ".json" else run_recipe(path)
     if not isinstance(found, Recipe):
         raise RecipeError(f"{path} must bind the name 'recipe' to a pgolf.recipe.Recipe, found {type(found).__name__}")
+    check_name(found.name)
     return found
+
+
+def run_recipe(path: Path) -> Any:
+    """Return what a Python file binds to ``recipe``; raises RecipeError where the file cannot be run."""
+    try:
+        return runpy.run_path(str(path)).get("recipe")
+    except (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError, OSError) as error:
+        raise RecipeError(f"{path} cannot be run as a recipe: {type(error).__name__}: {error}") from error
+
+
+def check_name(name: str) -> None:
+    """Raise RecipeError unless a recipe or a run may be called so."""
+    if not NAME.fullmatch(name):
+        raise RecipeError(
+            f"asked for the name {name!r}; it becomes a folder and a heading: give one of the letters a to z, digits "
+            "and _ . - with blanks inside, and begin it with a letter, a digit or _"
+        )
 
 
 def parse_recipe(text: str) -> Recipe:
@@ -121,7 +141,7 @@ def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
         Recipe,
         default=recipe,
         args=list(overrides),
-        prog="RECIPE",
+        prog="pgolf VERB RECIPE",
         description=f"Overrides of the recipe '{recipe.name}'.",
         config=() if chooses else (tyro.conf.AvoidSubcommands,),
     )

@@ -19,8 +19,8 @@ from torch import Tensor
 from modeling_pgolf.errors import FormatError
 from modeling_pgolf.quantization_pgolf import read_track
 
-from .audit.facts import record_facts, record_hardware
 from .audit.policy import judge, load_policy
+from .audit.records import read_record
 from .block_nats import BLOCK_NATS, write_block_nats
 from .corpus.splits import file_sha256
 from .plots import bytes_figure, loss_figure, save_figure
@@ -56,7 +56,8 @@ def write_record(recipe: Recipe, run: RunFolder, author: str = "unknown", github
         entry = submission(recipe, facts, table, author, github_id)
         write_text(folder / "submission.json", json.dumps(entry, indent=2, ensure_ascii=False) + "\n")
         # Last, because it shows what the auditor says of all the others.
-        verdicts = judge(record_facts(folder), load_policy(POLICY), record_hardware(folder))
+        told, hardware = read_record(folder)
+        verdicts = judge(told, load_policy(POLICY), hardware)
         write_text(folder / "report.html", report_html(recipe, facts, table, verdicts, folder / "plots"))
         inputs = {f"{part.name}/{MANIFEST}": file_sha256(part / MANIFEST) for part in stage_folders(run)}
         # The hash that the stages recorded: a later version of pgolf may write the same recipe with more fields.

@@ -175,8 +175,14 @@ def provenance(facts: Facts) -> list[tuple[str, list[str]]]:
 def hashes(facts: Facts) -> list[tuple[str, str]]:
     """Return (file, SHA-256) of what identifies the run, in the order in which one was made from the other."""
     training, quantization, evaluation = facts.manifests.values()
+    reused = {
+        f"recipe of the run {m['reused_from']['run']}, whose {stage} was reused": m["reused_from"]["recipe_sha256"]
+        for stage, m in facts.manifests.items()
+        if "reused_from" in m
+    }
     return [
         ("recipe", training["recipe_sha256"]),
+        *reused.items(),
         ("corpus.json", training["inputs"]["corpus.json"]),
         ("checkpoint/model.safetensors", training["outputs"]["model.safetensors"]),
         ("artifact/model.safetensors", quantization["outputs"]["model.safetensors"]),

@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from modeling_pgolf.errors import RecipeError
+from modeling_pgolf.errors import FormatError, RecipeError
 
+from .corpus.splits import file_sha256
 from .job import Job
 from .recipe import differences, load_recipe, recipe_hash
-from .workdir import MANIFEST, RunFolder, building, check_outputs, write_text
+from .workdir import MANIFEST, RunFolder, building, check_outputs, read_manifest, write_text
 
 # What the outcome of a stage follows from, by part of the recipe; scoring reads all of it.
 READ_BY = {
@@ -29,6 +30,7 @@ READ_BY = {
 def reused(job: Job, run: RunFolder, stage: str) -> bool:
     """Take over what ``--reuse`` allows, up to ``stage``; says whether that stage itself needs no running.
 
+    What the run has made itself stays, and a stage of it that is asked for again runs again.
     Raises RecipeError where the other run does not exist or was not trained like this one, FormatError where its
     files were changed. All processes of a stage call it; the main one copies.
     """
@@ -37,19 +39,30 @@ def reused(job: Job, run: RunFolder, stage: str) -> bool:
     other = RunFolder(run.path.parent / job.place.reuse)
     changed = changed_parts(other, run, job)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    taken = {"train": not run.checkpoint.exists()}
+    taken["export"] = other.artifact.exists() and not run.artifact.exists() and not changed & READ_BY["export"]
+    accelerator.wait_for_everyone()  # all have looked before the first writes
     with accelerator.main_process_first():
         if accelerator.is_main_process:
-            take_over(other.checkpoint, run.checkpoint, job)
-            shutil.copyfile(other.log, run.log)
-            if stage != "train" and not changed & READ_BY["export"]:
+            if taken["train"]:
+                write_text(run.log, read_log(other))
+                take_over(other.checkpoint, run.checkpoint, job)
+            if taken["export"] and stage != "train":
                 take_over(other.artifact, run.artifact, job)
-    return stage in READ_BY and not changed & READ_BY[stage]
+    return taken.get(stage, False)
+
+
+def read_log(run: RunFolder) -> str:
+    """Read the training log of a run; raises FormatError where it is gone."""
+    if not run.log.exists():
+        raise FormatError(f"{run.log} is missing, and a checkpoint without its log cannot be recorded; train again")
+    return run.log.read_text(encoding="utf-8")
 
 
 def changed_parts(other: RunFolder, run: RunFolder, job: Job) -> set[str]:
     """Return the parts in which the recipes differ; raises RecipeError where training is one of them."""
     kept = other.path / "recipe.json"
-    if other.path == run.path or not kept.exists():
+    if other.path.resolve() == run.path.resolve() or not kept.exists():
         raise RecipeError(f"--reuse {other.path.name} names no other run; {other.path.parent} holds the runs there are")
     changed = [field for field, *_ in differences(load_recipe(kept), job.recipe)]
     trained = [field for field in changed if field.partition(".")[0] in READ_BY["train"]]
@@ -58,15 +71,17 @@ def changed_parts(other: RunFolder, run: RunFolder, job: Job) -> set[str]:
             f"the run {other.path.name} has another {', '.join(trained[:3])}: nothing of it can be reused; "
             "leave --reuse out and train"
         )
+    for folder in (other.checkpoint, other.artifact):
+        if folder.exists() and read_manifest(folder)["recipe_sha256"] != file_sha256(kept):
+            raise FormatError(f"{folder} was not made by {kept}, which was changed since; nothing of it can be reused")
     return {field.partition(".")[0] for field in changed}
 
 
 def take_over(source: Path, target: Path, job: Job) -> None:
-    """Copy a finished stage, unless the run has its own; the manifest names the run that it is from."""
-    if target.exists():
-        return
+    """Copy a finished stage; the manifest names the run that it is from."""
     manifest = check_outputs(source)
     origin = {"run": job.place.reuse, "recipe_sha256": manifest["recipe_sha256"]}
+    origin = manifest.get("reused_from", origin)  # the run that made it, not one that took it over too
     with building(target) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
         told = {**manifest, "recipe_sha256": recipe_hash(job.recipe), "reused_from": origin}

@@ -6,12 +6,14 @@ the command line. Every stage refuses inputs that do not chain and leaves a mani
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from evaluation.windows import ValidationTokens
 from modeling_pgolf.errors import PGolfError, RecipeError
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from modeling_pgolf.quantization_pgolf import read_track
+from training.batches import TrainTokens
 from training.loop import fit
 from training.orders import stream_facts
 
@@ -40,6 +43,7 @@ from .checkpoint import FolderCheckpoints
 from .corpus.build import Corpus
 from .corpus.recount import check_counted
 from .corpus.splits import file_sha256
+from .corpus.stream import TextStream
 from .exporting import export_checkpoint
 from .fine_tune_text import fine_tune_text
 from .job import Job, open_job_corpus, parse_job, training_tokens, validation_tokens
@@ -47,7 +51,7 @@ from .processes import leave_process_group
 from .recipe import Recipe
 from .record import TARGET_BYTES, write_record
 from .reuse import reused
-from .stages import as_text, stage_table
+from .stages import as_text, passes, stage_table
 from .track import check_track, mark_checkpoint
 from .trackers import require_trackers, start_trackers
 from .workdir import RunFolder, building, check_outputs, open_run, refused_by_disk, write_manifest, write_text
@@ -55,11 +59,10 @@ from .workdir import RunFolder, building, check_outputs, open_run, refused_by_di
 
 def train(job: Job, run: RunFolder) -> None:
     """Train the recipe's model; writes ``checkpoint/`` and ``log.jsonl``."""
-    recipe = job.recipe
-    require_trackers(job.place.trackers)
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(), log_with=list(job.place.trackers) or None, project_dir=run.path
-    )
+    recipe, trackers = job.recipe, job.place.trackers
+    if trackers:
+        require_trackers(trackers)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=list(trackers) or None, project_dir=run.path)
     with accelerator.main_process_first():
         corpus = open_job_corpus(job)
     set_seed(recipe.training.seed)
@@ -72,17 +75,20 @@ def train(job: Job, run: RunFolder) -> None:
     main = accelerator.is_main_process
     states = FolderCheckpoints(run.states, recipe.training.keep_checkpoints, writer=main)
     tokens_read = training_tokens(job, corpus)
-    trained = fit(
-        model,
-        tokens_read,
-        recipe.training,
-        accelerator,
-        validate=validate,
-        checkpoints=states,
-        log=events_to(run.log if main else None, start_trackers(accelerator, recipe, run.path)),
-        stop=asked_to_stop(),
-        fine_tune_tokens=fine_tune_text(recipe, corpus),
-    )
+    with asked_to_stop() as stop:
+        trained = fit(
+            model,
+            tokens_read,
+            recipe.training,
+            accelerator,
+            validate=validate,
+            checkpoints=states,
+            log=events_to(
+                run.log if main else None, start_trackers(accelerator, recipe, run.path) if trackers else None
+            ),
+            stop=stop,
+            fine_tune_tokens=fine_tune_text(recipe, corpus),
+        )
     final = validate(model)
     if main:
         with building(run.checkpoint) as folder:
@@ -95,15 +101,20 @@ def train(job: Job, run: RunFolder) -> None:
             stream = stream_facts(tokens_read, recipe.training, trained.steps, accelerator.num_processes)
             facts = {"corpus": corpus.facts, "stream": stream}
             write_manifest(folder, "training", recipe, corpus_hashes(corpus), trained.seconds, **facts)
+    accelerator.wait_for_everyone()  # the next stage may follow in these processes
     for tracker in accelerator.trackers:  # not end_training: a bundle goes on in this process group
         tracker.finish()
 
 
-def asked_to_stop() -> Callable[[], bool]:
-    """Return a question that says yes once this process got SIGTERM, as schedulers send it before they kill."""
+@contextmanager
+def asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Give a question that says yes once this process got SIGTERM, as schedulers send it before they kill."""
     asked = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
-    return asked.is_set
+    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def plain_score(
@@ -130,11 +141,12 @@ def counted_score(ledger: Ledger, corpus: Corpus) -> Score:
     return result
 
 
-def events_to(path: Path | None, track: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+def events_to(path: Path | None, track: Callable[[dict[str, Any]], None] | None) -> Callable[[dict[str, Any]], None]:
     """Return a log that appends one JSON object a line to ``path``, flushed at once, and shows it to trackers."""
 
     def write(event: dict[str, Any]) -> None:
-        track(event)
+        if track is not None:
+            track(event)
         if path is not None:
             with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"time": time.time(), **event}) + "\n")
@@ -148,11 +160,19 @@ def corpus_hashes(corpus: Corpus) -> dict[str, str]:
 
 
 def export(job: Job, run: RunFolder, script_bytes: int = 0) -> None:
-    """Compress the checkpoint to ``artifact/``; raises BudgetError where it is over the limit.
+    """Compress the checkpoint to ``artifact/``, all processes together; raises BudgetError where it is over the limit.
 
     script_bytes: of a bundle, to be left free beside the weights where they are more than the artifact's own code.
     """
-    export_checkpoint(job.recipe, run, lambda: training_tokens(job, open_job_corpus(job)), script_bytes)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    tokens = functools.partial(calibration_tokens, job, accelerator)
+    export_checkpoint(job.recipe, run, accelerator, tokens, script_bytes)
+
+
+def calibration_tokens(job: Job, accelerator: Accelerator) -> TrainTokens | TextStream:
+    """Open the training tokens on every process; the main one builds them where they are missing."""
+    with accelerator.main_process_first():
+        return training_tokens(job, open_job_corpus(job))
 
 
 def score_artifact(job: Job, run: RunFolder) -> None:
@@ -181,13 +201,6 @@ def score_artifact(job: Job, run: RunFolder) -> None:
             artifact = {f"artifact/{name}": sha for name, sha in manifest["outputs"].items()}
             write_manifest(folder, "evaluation", recipe, {**artifact, **corpus_hashes(corpus)}, seconds)
         print("BPB: " + ", ".join(f"{result['bits_per_byte']:.4f} {name}" for name, result in results.items()))
-
-
-def passes(config: EvaluationConfig) -> dict[str, EvaluationConfig]:
-    """Name the scorings of a run: plain, sliding, and adapted where a rule is configured. Adapting comes last."""
-    frozen = replace(config, adaptation=FrozenConfig())
-    named = {"plain": replace(frozen, stride=config.window), "sliding": frozen}
-    return named if config == frozen else {**named, "adapted": config}
 
 
 def load_artifact(folder: Path) -> PreTrainedModel:

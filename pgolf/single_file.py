@@ -38,11 +38,9 @@ def main(recipe: str, script: str) -> None:
 def run_stages(job: Job, run: RunFolder, script_bytes: int) -> None:
     """Train, export and score; raises BudgetError where script and weights are over the limit."""
     train(job, run)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    if accelerator.is_main_process:
-        export(job, run, script_bytes)
+    export(job, run, script_bytes)
+    if Accelerator(cpu=not torch.cuda.is_available()).is_main_process:
         limit = job.recipe.budget.artifact_bytes
         total = check_budget((run.artifact / WEIGHTS).stat().st_size, script_bytes, limit)
         print(f"submission: {total:,} bytes of {limit:,} ({script_bytes:,} of them this script)")
-    accelerator.wait_for_everyone()
     score_artifact(job, run)

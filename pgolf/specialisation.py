@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
@@ -172,7 +172,7 @@ class Specialise(ast.NodeTransformer):
                 value = self.value(operand)
                 return OPEN if value is OPEN else not value
             case ast.BoolOp(op=kind, values=parts):
-                return _joined([self.value(part) for part in parts], isinstance(kind, ast.And))
+                return _joined((self.value(part) for part in parts), isinstance(kind, ast.And))
             case ast.IfExp(test=test, body=body, orelse=orelse):
                 answer = self.value(test)
                 return OPEN if answer is OPEN else self.value(body if answer else orelse)
@@ -199,12 +199,15 @@ class Specialise(ast.NodeTransformer):
         return type(value).__name__ == name if known else OPEN
 
 
-def _joined(values: list[Any], both: bool) -> Any:
-    """Return what ``and`` (both) or ``or`` makes of values, of which some are open."""
-    settled = [value for value in values if value is not OPEN]
-    if any(bool(value) != both for value in settled):
-        return not both
-    return both if len(settled) == len(values) else OPEN
+def _joined(values: Iterable[Any], both: bool) -> Any:
+    """Return what ``and`` (both) or ``or`` makes of values, of which some are open; as in Python the first decides."""
+    answer: Any = both
+    for value in values:
+        if value is OPEN:
+            answer = OPEN
+        elif bool(value) != both:
+            return not both
+    return answer
 
 
 def _assignments(function: ast.FunctionDef) -> Iterator[tuple[ast.expr, ast.expr]]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from evaluation.adaptation.frozen import FrozenConfig
+from evaluation.config import EvaluationConfig
 from training.clock import COUNTED
 
 from .recipe import Recipe
@@ -96,6 +98,13 @@ def read_facts(run: RunFolder) -> Facts:
     )
 
 
+def passes(config: EvaluationConfig) -> dict[str, EvaluationConfig]:
+    """Name the scorings of a run: plain, sliding, and adapted where a rule is configured. Adapting comes last."""
+    frozen = replace(config, adaptation=FrozenConfig())
+    named = {"plain": replace(frozen, stride=config.window), "sliding": frozen}
+    return named if config == frozen else {**named, "adapted": config}
+
+
 def headline(scores: dict[str, Any]) -> str:
     """Name the scoring whose figure is published: the last one, adapted where a rule was configured, else sliding."""
     return list(scores)[-1]
@@ -103,8 +112,11 @@ def headline(scores: dict[str, Any]) -> str:
 
 def stage_table(recipe: Recipe, run: RunFolder) -> StageTable:
     """Tabulate a finished run; raises RecipeError where a stage has not run."""
-    facts = read_facts(run)
-    checkpoint_bytes = (run.checkpoint / "model.safetensors").stat().st_size
+    return tabulate(recipe, read_facts(run), (run.checkpoint / "model.safetensors").stat().st_size)
+
+
+def tabulate(recipe: Recipe, facts: Facts, checkpoint_bytes: int) -> StageTable:
+    """Tabulate what the stages wrote."""
     return StageTable(
         stages=_rows(recipe, facts, checkpoint_bytes),
         phases=[

@@ -52,6 +52,14 @@ Curvatures = dict[str, Curvature]
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What GPTQ knows of a model's inputs: second moments (C, C) by parameter name; seconds by phase."""
+
+    hessians: dict[str, Tensor]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Artifact:
     """A compressed model.
 
@@ -76,37 +84,44 @@ class Artifact:
 
 
 def compress(
-    model: PGolfForCausalLM, config: QuantizationConfig, frame_limit: int, calibration: Iterable[Tensor] | None = None
+    model: PGolfForCausalLM, config: QuantizationConfig, frame_limit: int, calibration: Calibration | None = None
 ) -> Artifact:
-    """Quantise and pack every weight of ``model``; equal weights and calibration text give equal bytes.
+    """Quantise and pack every weight of ``model``; equal weights and calibration give equal bytes.
 
     frame_limit: bytes that the frame may take; rate control and pruning look at it, a fixed grid does not.
-    calibration: batches of token ids (B, T) for GPTQ, read while the phase ``calibration`` is measured, or
-    ``self_calibration`` where the model wrote them.
+    calibration: of this model, for GPTQ.
     Raises RecipeError where GPTQ has no calibration, BudgetError where rate control or pruning finds nothing that fits,
     EnvironmentMismatch where the codec's package is not installed.
     """
     require(config.codec)
-    seconds: dict[str, float] = {}
-    state, curvatures = stored_state(model), calibrate(model, config, calibration, seconds)
+    if config.gptq is not None and calibration is None:
+        raise RecipeError("quantization.gptq needs text to calibrate on; give compress() what calibrate() returns")
+    seconds = dict(calibration.seconds) if calibration else {}
+    state, curvatures = stored_state(model), dict[str, Curvature]()
+    if config.gptq is not None and calibration is not None:
+        with timed(seconds, "round"):
+            damping = config.gptq.damping
+            curvatures = {name: curvature(hessian, damping) for name, hessian in calibration.hessians.items()}
     if config.fill_budget:
         artifact = fill_budget(state, config, frame_limit, curvatures)
     else:
         artifact = packed(state, config, curvatures)
     if config.prune_to_fit and len(artifact.frame) > frame_limit:
         artifact = pruned(artifact, config, frame_limit)
-    return replace(artifact, seconds=seconds | artifact.seconds)
+    phases = {phase: seconds.get(phase, 0.0) + artifact.seconds.get(phase, 0.0) for phase in seconds | artifact.seconds}
+    return replace(artifact, seconds=phases)
 
 
-def calibrate(
-    model: PGolfForCausalLM, config: QuantizationConfig, batches: Iterable[Tensor] | None, seconds: dict[str, float]
-) -> Curvatures:
-    """Collect and factor the second moments of everything that GPTQ rounds; nothing without GPTQ."""
-    gptq = config.gptq
+def calibrate(model: PGolfForCausalLM, config: QuantizationConfig, batches: Iterable[Tensor]) -> Calibration:
+    """Collect the second moments of everything that GPTQ rounds; nothing without GPTQ.
+
+    batches: this process's share of the text, token ids (B, T), read while the phase ``calibration`` is measured, or
+    ``self_calibration`` where the model wrote them. All processes must call it together.
+    Raises TrainingError where no process has any text.
+    """
+    gptq, seconds = config.gptq, dict[str, float]()
     if gptq is None:
-        return {}
-    if batches is None:
-        raise RecipeError("quantization.gptq needs text to calibrate on; give compress() its calibration batches")
+        return Calibration({}, seconds)
     roles = {name: assign(name, tensor, config.small_tensor_elements) for name, tensor in stored_state(model).items()}
     head = head_name(model) if gptq.token_table else None
     with timed(seconds, "calibration" if isinstance(gptq.calibration, TrainBatches) else "self_calibration"):
@@ -116,8 +131,7 @@ def calibrate(
             gptq,
             lambda name: roles[name].is_matrix or (name == head and roles[name] is Role.TABLE),
         )
-    with timed(seconds, "round"):
-        return {name: curvature(hessian, gptq.damping) for name, hessian in hessians.items()}
+    return Calibration(hessians, seconds)
 
 
 def packed(state: dict[str, Tensor], config: QuantizationConfig, curvatures: Curvatures) -> Artifact:

@@ -32,6 +32,7 @@ class Moments:
     def __init__(self, columns: dict[str, int], device: torch.device) -> None:
         self.sums = {name: torch.zeros(count, count, device=device) for name, count in columns.items()}
         self.batches = torch.zeros((), device=device)
+        self.reached: set[str] = set()
         self._last: tuple[Tensor, Tensor] | None = None
 
     def add(self, name: str, inputs: Tensor) -> None:
@@ -40,9 +41,15 @@ class Moments:
             flat = inputs.flatten(0, -2).float()
             self._last = (inputs, flat.T @ flat)
         self.sums[name] += self._last[1]
+        self.reached.add(name)
 
     def means(self) -> dict[str, Tensor]:
-        """Return the sums of all processes over all their batches; raises TrainingError where there is no batch."""
+        """Return the sums of all processes over all their batches.
+
+        Raises TrainingError where there is no batch, or where a matrix was never reached.
+        """
+        if self.batches and (missed := sorted(self.sums.keys() - self.reached)):
+            raise TrainingError(f"calibration saw no input of {missed[:3]}: GPTQ would round all of it to zero")
         if dist.is_available() and dist.is_initialized():
             for tensor in (*self.sums.values(), self.batches):
                 dist.all_reduce(tensor)
@@ -90,11 +97,12 @@ def hooked(model: PGolfForCausalLM, wanted: Callable[[str], bool]) -> Iterator[M
         return lambda layer, inputs: moments.add(name, inputs[0])
 
     def catch_stream(base: nn.Module, inputs: Any, output: Any) -> None:
-        moments.add(head, model.head_input(output.last_hidden_state))
+        projected = model.head_input(output.last_hidden_state)  # whose own inputs are caught on the way
+        if head in moments.sums:
+            moments.add(head, projected)
 
     caught = [layers[name].register_forward_pre_hook(catch_inputs(name)) for name in moments.sums if name in layers]
-    if head in moments.sums:
-        caught.append(model.model.register_forward_hook(catch_stream))
+    caught.append(model.model.register_forward_hook(catch_stream))
     try:
         yield moments
     finally:

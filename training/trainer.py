@@ -80,7 +80,7 @@ class Trainer:
         self.replay = ReplayBuffer(config.replay) if config.replay else None
         late = config.loop_from > 0 and model.config.loop_passes > 0
         self.loop = LateLoop(self.model.model, config.loop_from) if late else None
-        self.steps = 0
+        self.steps, self.replayed = 0, 0
         self.last_loss = math.nan
 
     def warm_up(self) -> None:
@@ -156,6 +156,9 @@ class Trainer:
         loss = self._gradients(inputs.long(), targets.long(), share)
         momentum = muon_momentum(self.steps - 1, self.config.momentum_warmup_steps)
         self._update(self.replay.config.lr_factor, momentum)
+        self.replayed += 1
+        if self.swa:
+            self.swa.update(self.steps + self.replayed, self.replay.config.lr_factor)
         return float(loss) / share
 
     def _gradients(self, inputs: Tensor, targets: Tensor, share: float) -> Tensor:

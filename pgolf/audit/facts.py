@@ -7,24 +7,17 @@ verdicts. The letters are the checks of LEGALITY 3.3 that a fact belongs to.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.ledger import Event, walk
-from modeling_pgolf.errors import FormatError, LegalityError
+from modeling_pgolf.errors import FormatError
 from modeling_pgolf.quantization_pgolf import TRACKS, read_track
 
 from ..artifact import WEIGHTS, code_bytes
 from ..corpus.splits import file_sha256
-from ..stages import counted_seconds, machine
 from ..workdir import MANIFEST, file_hashes
 from .shipped_code import CODE_SUFFIXES
-
-# Tokens per byte of the challenge's validation splits, and how far a score may be off. Source: LEGALITY 3.4, K15.
-TOKENS_PER_BYTE = {"SP1024": 0.410521, "SP4096": 0.301235, "SP8192": 0.268339, "CaseOps SP8192": 0.316741}
-FINGERPRINT_TOLERANCE = 5e-5
 
 RANKED, HISTORICAL = TRACKS
 STAGES = ("training", "quantization", "evaluation")
@@ -42,32 +35,6 @@ class Fact:
     holds: bool | None
     found: str
     number: float | None = None
-
-
-def record_facts(record: Path) -> list[Fact]:
-    """Read every fact of a pgolf record; raises FormatError where a file of it is missing or damaged."""
-    scores = read_json(record / "scores.json")["scores"]
-    manifests = {p.stem: read_json(p) for p in sorted((record / "manifests").glob("*.json"))}
-    return [
-        size_fact(record),
-        track_fact(record),
-        *clock_facts(manifests),
-        *[fact for name, score in scores.items() for fact in ledger_facts(record, name, score)],
-        *fingerprint_facts(scores),
-        *bytes_facts(manifests, scores),
-        agreement_fact(record, scores),
-        hash_fact(record),
-        recipe_fact(manifests),
-        chain_fact(record, manifests),
-        split_fact(manifests),
-        *[Fact(rule, name, None, "needs the scoring run again; a record cannot show it") for rule, name in PROBES],
-        Fact("E4", "seeds", None, "one record is one seed; compare records with pgolf compare"),
-    ]
-
-
-def record_hardware(record: Path) -> str:
-    """Name the hardware that a record was trained on."""
-    return machine(read_json(record / "manifests" / "training.json")["hardware"])
 
 
 def size_fact(record: Path) -> Fact:
@@ -108,119 +75,6 @@ def record_tracks(record: Path) -> dict[str, str | None]:
     except FormatError:
         named[WEIGHTS] = None
     return {name: None if track is None else str(track) for name, track in named.items()}
-
-
-def clock_facts(manifests: dict[str, Any]) -> list[Fact]:
-    """Training seconds (all that reads training data or steps an optimiser) and the longest evaluation."""
-    training = manifests.get("training", {}).get("seconds", {})
-    evaluation = manifests.get("evaluation", {}).get("seconds", {})
-    late = training.get("replay_after_clock", 0.0)
-    used = late + counted_seconds(manifests)
-    longest = max(evaluation.values(), default=math.nan)
-    note = f", {late:.1f} s of them after the clock had ended" if late else ""
-    inside = None if not training else late == 0.0
-    return [
-        Fact("B2", "training seconds", inside, f"{used:.1f} s{note}", used if training else None),
-        Fact("B3", "evaluation seconds", bool(evaluation) or None, f"{longest:.1f} s", longest if evaluation else None),
-    ]
-
-
-def ledger_facts(record: Path, name: str, score: dict[str, Any]) -> list[Fact]:
-    """Order and coverage of one scoring, from the events of its ledger."""
-    path, broken = record / f"ledger.{name}.jsonl", []
-    reason = "the record carries no ledger of it"
-    if path.is_file():
-        try:
-            events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            return order_facts(name, events, score["targets"], score["window"])
-        except (ValueError, LegalityError) as error:
-            reason, broken = "its ledger is broken", [Fact("E3", f"ledger, {name}", False, str(error))]
-    checks = (("C3", "learning after scoring"), ("C4", "one pass"), ("C6", "coverage"))
-    return [*broken, *[Fact(rule, f"{title}, {name}", None, reason) for rule, title in checks]]
-
-
-def order_facts(name: str, events: list[Event], targets: int, window: int) -> list[Fact]:
-    """Judge the order of a ledger's events; raises LegalityError where one does not match its hash.
-
-    The challenge's script scores the end of the stream again, at most a window of it (LEGALITY V31): a fact of its
-    own, because it was accepted. Any other second score is a second pass.
-    """
-    reached = again = 0
-    early = gap = ""
-    for event, scored in walk(events):
-        first, end = event.get("first", 0), event.get("first", 0) + event.get("count", 0)
-        if event["event"] == "UPDATE" and end > scored:
-            early = early or f"learns from targets up to {end:,} when {scored:,} are scored"
-        elif event["event"] == "SCORE":
-            gap = gap or (f"scores target {first:,} where {scored:,} is next" if first > scored else "")
-            again += max(0, min(end, scored) - first)
-            reached = max(reached, end)
-    if not gap and reached != targets:
-        gap = f"{reached:,} of {targets:,} targets are scored"
-    tail = again < window
-    repeated = f"{again:,} targets are scored again" if again else "none"
-    return [
-        Fact("C3", f"learning after scoring, {name}", not early, early or "only from scored targets"),
-        Fact("C4", f"one pass, {name}", tail, "one pass" if tail else repeated),
-        Fact("C6", f"coverage, {name}", not gap, gap or f"all {targets:,} targets"),
-        *([Fact("C6", f"tail scored again, {name}", False, repeated)] if again and tail else []),
-    ]
-
-
-def fingerprint_facts(scores: dict[str, Any]) -> list[Fact]:
-    """Tokens per byte: the sums must be of one set of targets, and a known split has a known ratio (K15)."""
-    facts = []
-    for name, score in scores.items():
-        ratio = score["bits_per_byte"] * math.log(2) / score["nats_per_token"]
-        counted = score["targets"] / score["bytes"]
-        known = [split for split, value in TOKENS_PER_BYTE.items() if abs(value - ratio) < FINGERPRINT_TOLERANCE]
-        text = f"{ratio:.6f} tokens per byte, counted {counted:.6f}; " + (known[0] if known else "of no known split")
-        facts.append(Fact("C7", f"sums of one set of targets, {name}", abs(ratio - counted) < 1e-9, text, ratio))
-    return facts
-
-
-def bytes_facts(manifests: dict[str, Any], scores: dict[str, Any]) -> list[Fact]:
-    """What scores divide by, beside the recounted corpus: its decoded text and, where there is one, its original."""
-    validation = manifests.get("training", {}).get("corpus", {}).get("validation", {})
-    counted, original = validation.get("counted_bytes"), validation.get("utf8_bytes")
-    if counted is None:
-        return [Fact("C8", "bytes of the text", None, "the corpus was not recounted")]
-    other = [f"{name} divides by {score['bytes']:,}" for name, score in scores.items() if score["bytes"] != counted]
-    found = "; ".join([f"{counted:,} in the decoded text", *other])
-    facts = [Fact("C8", "bytes of the text", not other, found)]
-    if original is None:
-        return [*facts, Fact("C9", "reversible to the original", None, "only tokens were published, no original")]
-    away, lost, gained = (validation[key] for key in ("normalisation_bytes", "lost_bytes", "gained_bytes"))
-    changed, documents = validation["documents_changed"], validation["documents"]
-    what = (
-        f"{lost:,} replaced by {gained:,} in {changed:,} of {documents:,} documents" if changed else "comes back whole"
-    )
-    found = f"{original:,} in the original, {away:,} more than are counted; {what}"
-    # Whether the changes are those of the stock pipeline alone is not in the record: only their size is.
-    return [*facts, Fact("C9", "reversible to the original", None if changed else True, found, away)]
-
-
-def agreement_fact(record: Path, scores: dict[str, Any]) -> Fact:
-    """Whether submission.json, the card and the scores name the same figures."""
-    entry, card = read_json(record / "submission.json"), (record / "README.md").read_text()
-    best = [
-        score["bits_per_byte"] for score in scores.values() if abs(score["bits_per_byte"] - entry["val_bpb"]) < 1e-9
-    ]
-    shown = f"{entry['val_bpb']:.4f}" in card
-    size = shipped_bytes(record)
-    wrong = [
-        text
-        for holds, text in (
-            (bool(best), "submission.json's val_bpb is none of the scores"),
-            (shown, "the card does not show submission.json's val_bpb"),
-            (
-                entry["bytes_total"] == size,
-                f"submission.json says {entry['bytes_total']:,} bytes, the files are {size:,}",
-            ),
-        )
-        if not holds
-    ]
-    return Fact("E2", "card, submission and scores agree", not wrong, "; ".join(wrong) or "they do")
 
 
 def hash_fact(record: Path) -> Fact:
@@ -266,18 +120,27 @@ def split_fact(manifests: dict[str, Any]) -> Fact:
     """How many training documents were validation documents, by the corpus's own account; they are left out."""
     corpus = manifests.get("training", {}).get("corpus", {})
     dropped = corpus.get("train_documents_dropped_as_validation_duplicates")
-    found = "not compared: only tokens were published" if dropped is None else f"{dropped:,} found and left out"
-    return Fact("D2", "documents in both splits", None if dropped is None else True, found)
+    if dropped is None:
+        return Fact("D2", "documents in both splits", None, "not compared: only tokens were published")
+    return Fact("D2", "documents in both splits", dropped >= 0, f"{dropped:,} found and left out")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; raises FormatError where it is missing or none."""
+    """Read a JSON object; raises FormatError where it is missing or none, or names a key twice."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+    except (OSError, ValueError, RecursionError) as error:
         raise FormatError(
             f"asked for the JSON object {path.name}; found {error}; take the record as published"
         ) from error
     if not isinstance(content, dict):
         raise FormatError(f"asked for a JSON object in {path.name}; found {type(content).__name__}")
+    return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object of which every reader reads the same."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError(f"a key twice among {', '.join(key for key, _ in pairs[:6])}")
     return content

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .challenge_log import LoggedScore, RunLog
-from .facts import FINGERPRINT_TOLERANCE, TOKENS_PER_BYTE, Fact
+from .facts import Fact
+from .sums import FINGERPRINT_TOLERANCE, TOKENS_PER_BYTE
 
 # Vocabulary of each split's tokenizer, and how many targets the whole of it has.
 TARGETS = {

@@ -8,18 +8,19 @@ from modeling_pgolf.errors import FormatError
 
 from ..workdir import MANIFEST
 from .challenge import read_challenge
-from .facts import Fact, record_facts, record_hardware
+from .facts import Fact
+from .records import read_record
 from .shipped_code import SCRIPT
 
 
-def audit_folder(folder: Path) -> tuple[list[Fact], str]:
-    """Read the facts of a record and its hardware; raises FormatError where the folder is a record of neither kind."""
+def audit_folder(folder: Path) -> tuple[list[Fact], str | dict[str, str]]:
+    """Read the facts of a record and its hardware, by rule where it may differ.
+
+    Raises FormatError where the folder is a record of neither kind, or a damaged one.
+    """
     ours, theirs = (MANIFEST, "scores.json"), ("submission.json", SCRIPT)
     if all((folder / name).is_file() for name in ours):
-        try:
-            return record_facts(folder), record_hardware(folder)
-        except (KeyError, TypeError, AttributeError) as error:  # what foreign JSON makes of the questions
-            raise FormatError(f"{folder} is no sound record: {error!r} in its files; take it as published") from error
+        return read_record(folder)
     if all((folder / name).is_file() for name in theirs):
         return read_challenge(folder)
     raise FormatError(

@@ -39,9 +39,16 @@ def load_policy(name: str) -> dict[str, Any]:
     return policy
 
 
-def judge(facts: Sequence[Fact], policy: dict[str, Any], hardware: str) -> list[Verdict]:
-    """Judge every fact; ``hardware`` is that of the record, which decides whether its seconds count."""
-    return [Verdict(fact, verdict_of(fact, policy, hardware), rule_of(fact, policy["sources"])) for fact in facts]
+def judge(facts: Sequence[Fact], policy: dict[str, Any], hardware: str | dict[str, str]) -> list[Verdict]:
+    """Judge every fact.
+
+    hardware: that of the record, or of the clock of each rule: it decides whether its seconds count.
+    """
+
+    def ran_on(fact: Fact) -> str:
+        return hardware if isinstance(hardware, str) else hardware.get(fact.rule, "unknown hardware")
+
+    return [Verdict(fact, verdict_of(fact, policy, ran_on(fact)), rule_of(fact, policy["sources"])) for fact in facts]
 
 
 def verdict_of(fact: Fact, policy: dict[str, Any], hardware: str) -> str:

@@ -19,7 +19,7 @@ from pgolf.corpus.shards import open_split
 from pgolf.reference_systems import configuration
 from quantization.calibration import own_samples
 from quantization.clipping import least_error, percentile_scales
-from quantization.compress import compress, dequantized
+from quantization.compress import calibrate, compress, dequantized
 from quantization.config import GptqConfig, QuantizationConfig, SelfGenerated, TrainBatches
 from quantization.gptq import curvature, round_columns
 from quantization.hessian import collect_hessians, damped
@@ -96,7 +96,7 @@ class Run:
         for name, hessian in self.section("hessian").items():
             assert (hessians[translate(name)] - hessian).abs().max() < HESSIAN * hessian.abs().max(), name
         config = QuantizationConfig(self.facts["small_tensor_threshold"], gptq=gptq, codec_level=3)
-        weights = compress(self.model, config, 10**9, text).weights
+        weights = compress(self.model, config, 10**9, calibrate(self.model, config, text)).weights
         stored, compared = self.section("export"), 0
         for name in (n.removesuffix(".q") for n in stored if n.endswith(".q")):
             ours = weights[translate(name)]

@@ -12,7 +12,7 @@ from pgolf.convert import load_exactly, model_state, translate
 from pgolf.reference_systems import configuration
 from quantization.assign import Role
 from quantization.clipping import row_width, scale_of
-from quantization.compress import compress, dequantized
+from quantization.compress import calibrate, compress, dequantized
 from quantization.config import GptqConfig, QuantizationConfig, SdClip
 from quantization.gptq import curvature, round_columns
 from quantization.hessian import collect_hessians
@@ -83,7 +83,7 @@ def test_export(golden_8192, case, system, clip, gptq):
     for name, hessian in expected.items():
         assert torch.allclose(hessians[translate(name)], hessian, rtol=1e-4, atol=1e-6 * hessian.abs().max()), name
     config = QuantizationConfig(meta["passthrough_max_numel"], clip, gptq, codec_level=3)
-    weights = compress(model, config, 10**9, golden["calib_inputs"]).weights
+    weights = compress(model, config, 10**9, calibrate(model, config, golden["calib_inputs"])).weights
     assert compare(weights, section(golden, "stored/")) > 2000
     floats = dequantized(weights)
     for name, tensor in model_state(section(golden, "dequant/")).items():

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from model.architectures import ARCHITECTURES, VOCABULARY, alive
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -49,6 +50,19 @@ def test_every_weight_goes_where_the_device_map_says(artifact):
     """On the only other device that every machine has, where weights have no values."""
     placed = AutoModelForCausalLM.from_pretrained(artifact, device_map={"": "meta"}, **TRUST)
     assert {parameter.device.type for parameter in placed.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("system", ["414", "1394", "1477", "1285 routed"])
+def test_every_part_can_lie_elsewhere(system, tmp_path):
+    """On disk here, on another GPU elsewhere: the hooks that fetch weights are on each module's forward."""
+    model = alive(ARCHITECTURES[system])
+    model.save_pretrained(tmp_path / "model")
+    text = torch.randint(3, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(0))
+    parts = [f"model.{name}" for name, part in model.model.named_children() if any(True for _ in part.parameters())]
+    for part in [part for part in parts if part not in ("model.embed_tokens", "model.layers")]:
+        placed = dict.fromkeys([*parts, "model.value_embed_scales", "lm_head"], "cpu") | {part: "disk"}
+        apart = type(model).from_pretrained(tmp_path / "model", device_map=placed, offload_folder=tmp_path / part)
+        assert torch.equal(logits(apart, text), logits(model, text)), part
 
 
 def test_the_headless_model(artifact, loaded, tokens):

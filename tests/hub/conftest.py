@@ -1,13 +1,18 @@
 """Fixtures of the Hub's tests: a Hub on this machine, a client of it, and records to publish."""
 
 import shutil
+import subprocess
 import time
+from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 from finished import finish
 from huggingface_hub import HfApi
 from loopback import TOKEN, LoopbackHub
+
+from evaluation.adaptation.score_first import ScoreFirstConfig
+from pgolf.stranger import answer
 
 
 @pytest.fixture
@@ -41,6 +46,24 @@ def finished_run(tmp_path_factory):
 def historical_run(tmp_path_factory):
     """A real run on the historical track: its record is stamped, and fails the audit."""
     return finish(tmp_path_factory.mktemp("historical"), track="historical")
+
+
+@pytest.fixture(scope="session")
+def adapting_run(tmp_path_factory):
+    """A real run whose published scoring learns from what it has scored; not to be changed."""
+    rule = ScoreFirstConfig(chunk_tokens=256, epochs=1)
+    return finish(tmp_path_factory.mktemp("adapting"), adaptation=rule)
+
+
+@pytest.fixture
+def stranger_at_home(monkeypatch):
+    """The stranger's work in this process: starting one takes seconds, and test_other_processes does it."""
+
+    def run(command, **options):
+        answer(Path(command[-1]))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 
+from evaluation.adaptation.frozen import FrozenConfig
 from evaluation.config import EvaluationConfig
 from pgolf import run as stages
 from pgolf.corpus.build import CorpusConfig, TrainBpe
@@ -12,7 +13,7 @@ from pgolf.workdir import open_run
 from quantization.config import QuantizationConfig
 from training.config import TrainingConfig
 
-WINDOW = 16
+WINDOW, FROZEN = 16, FrozenConfig()
 SOUNDS = ["ba", "de", "gi", "lo", "mu", "na", "pe", "ri", "so", "tu", "va", "we", "xi", "yo", "zu"]
 
 
@@ -27,7 +28,7 @@ def write_documents(folder):
     return folder
 
 
-def recipe_on(documents, track):
+def recipe_on(documents, track, adaptation):
     return Recipe(
         name="tiny",
         track=track,
@@ -62,13 +63,15 @@ def recipe_on(documents, track):
             compile=False,
         ),
         quantization=QuantizationConfig(small_tensor_elements=64),
-        evaluation=EvaluationConfig(window=WINDOW, stride=4, batch_windows=16, compile=False, precision="fp32"),
+        evaluation=EvaluationConfig(
+            window=WINDOW, stride=4, batch_windows=16, compile=False, precision="fp32", adaptation=adaptation
+        ),
     )
 
 
-def finish(root, track="ranked"):
+def finish(root, track="ranked", adaptation=FROZEN):
     """Go the whole road and return the run; its corpus lies under ``root/corpora``."""
-    recipe = recipe_on(write_documents(root / "documents"), track)
+    recipe = recipe_on(write_documents(root / "documents"), track, adaptation)
     job, run = Job(recipe, Place(root)), open_run(root, None, recipe)
     stages.train(job, run)
     stages.export(job, run)

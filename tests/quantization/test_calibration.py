@@ -1,18 +1,21 @@
 """Calibration: second moments of the inputs, all visits and all processes counted, and text of the model's own."""
 
 import multiprocessing
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from model.architectures import alive
 from safetensors.torch import load_file, save_file
 
 from modeling_pgolf.configuration_pgolf import PGolfConfig
 from modeling_pgolf.errors import FormatError, RecipeError, TrainingError
 from modeling_pgolf.linear import CastLinear
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
-from pgolf.calibration_text import first_batches
+from pgolf.calibration_text import calibration_text, first_batches
 from quantization.calibration import own_samples
 from quantization.compress import quantize_state
 from quantization.config import GptqConfig, QuantizationConfig, SelfGenerated, TrainBatches
@@ -62,6 +65,37 @@ def test_moments_are_those_of_every_visit(looped, text):
     streams = torch.cat([looped.model(batch).last_hidden_state.detach().flatten(0, -2) for batch in text])
     assert torch.allclose(hessians["model.embed_tokens.weight"], streams.T @ streams / 3, atol=1e-4, rtol=1e-4)
     assert len(hessians) == len(seen) + 1
+
+
+def test_what_a_model_computes_while_it_writes_is_no_calibration(looped, monkeypatch):
+    quantization = QuantizationConfig(gptq=replace(PLAIN, calibration=SelfGenerated(sequences=3, tokens=12)))
+    recipe = SimpleNamespace(quantization=quantization, training=SimpleNamespace(seed=5))
+    written = torch.cat(list(own_samples(looped, quantization.gptq.calibration, seed=5)))
+    text = calibration_text(looped, recipe, lambda: pytest.fail("training text was opened"))
+    found = collect_hessians(looped, text, PLAIN, lambda name: True)
+    expected = collect_hessians(looped, [written], PLAIN, lambda name: True)
+    assert all(torch.equal(found[name], hessian) for name, hessian in expected.items())
+
+
+@pytest.mark.parametrize("table", [True, False])
+def test_the_projection_before_the_head_is_calibrated(looped, text, table):
+    keys = {k: v for k, v in looped.config.to_dict().items() if k in PGolfConfig.__annotations__}
+    model = alive(PGolfConfig(**{**keys, "embedding_size": 20}))
+    seen = []
+    handle = model.head_proj.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].flatten(0, -2)))
+    for batch in text:
+        model(batch)
+    handle.remove()
+    rows = torch.cat(seen).detach()
+    hessians = collect_hessians(model, text, PLAIN, lambda name: table or "embed_tokens" not in name)
+    assert torch.allclose(hessians["head_proj.weight"], rows.T @ rows / len(text), atol=1e-4, rtol=1e-4)
+
+
+def test_a_matrix_that_nothing_reaches_is_an_error(looped, text):
+    looped.spare = CastLinear(4, 4)
+    with pytest.raises(TrainingError, match=r"no input of \['spare.weight'\]"):
+        collect_hessians(looped, text, PLAIN, lambda name: True)
+    del looped.spare
 
 
 def test_the_model_is_left_as_it_was(looped, text):

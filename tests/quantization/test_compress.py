@@ -14,7 +14,7 @@ from modeling_pgolf.quantization_pgolf import unpack
 from quantization.assign import Role
 from quantization.budget import check_budget
 from quantization.clipping import row_width, scale_of
-from quantization.compress import compress, dequantized
+from quantization.compress import calibrate, compress, dequantized
 from quantization.config import GptqConfig, PercentileClip, QuantizationConfig, SdClip
 from quantization.gptq import curvature, round_columns
 from quantization.pruning import count_ones, zero_cheapest
@@ -48,7 +48,7 @@ def text():
 
 @pytest.mark.parametrize("config", [CONFIG, GPTQ], ids=["nearest", "gptq"])
 def test_equal_weights_give_equal_bytes(model, text, config):
-    one, two = (compress(model, config, 10**9, text) for _ in range(2))
+    one, two = (compress(model, config, 10**9, calibrate(model, config, text)) for _ in range(2))
     assert hashlib.sha256(one.frame).digest() == hashlib.sha256(two.frame).digest()
     floats = dequantized(unpack(one.frame))
     assert all(torch.equal(floats[name], tensor) for name, tensor in dequantized(one.weights).items())
@@ -77,8 +77,8 @@ def test_rate_control_fills_the_budget(model, share, clip, codec):
 
 @pytest.mark.parametrize("share", [0.85, 1.1])
 def test_rate_control_counts_what_gptq_rounds(model, text, share):
-    limit = int(share * len(compress(model, GPTQ, 10**9, text).frame))
-    artifact = compress(model, replace(GPTQ, fill_budget=True), limit, text)
+    limit = int(share * len(compress(model, GPTQ, 10**9, calibrate(model, GPTQ, text)).frame))
+    artifact = compress(model, replace(GPTQ, fill_budget=True), limit, calibrate(model, GPTQ, text))
     assert 0.995 * limit <= len(artifact.frame) <= limit
     # One factor: the roles keep the proportions that the recipe gave them.
     assert artifact.clip.table_sigmas / artifact.clip.attention_sigmas == pytest.approx(20 / 12.85)
@@ -102,7 +102,10 @@ def test_gptq_loses_less_than_the_nearest_codes(model, text):
     seen = []
     layer = model.model.layers[1].mlp.down_proj
     handle = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().flatten(0, -2)))
-    rounded = [compress(model, config, 10**9, text).weights for config in (GPTQ, replace(GPTQ, gptq=None))]
+    rounded = [
+        compress(model, config, 10**9, calibrate(model, config, text)).weights
+        for config in (GPTQ, replace(GPTQ, gptq=None))
+    ]
     handle.remove()
     inputs = torch.cat(seen[:2])
     name = "model.layers.1.mlp.down_proj.weight"
@@ -113,7 +116,7 @@ def test_gptq_loses_less_than_the_nearest_codes(model, text):
 
 
 def test_gptq_wants_text(model):
-    with pytest.raises(RecipeError, match="calibration batches"):
+    with pytest.raises(RecipeError, match="what calibrate\\(\\) returns"):
         compress(model, GPTQ, 10**9)
 
 

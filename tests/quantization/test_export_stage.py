@@ -2,14 +2,18 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from shell.finished_run import tiny_recipe, write_checkpoint
 from transformers import AutoModelForCausalLM
 
 from modeling_pgolf.errors import BudgetError
+from pgolf import exporting
+from pgolf.calibration_text import first_batches
 from pgolf.exporting import export_checkpoint
 from pgolf.recipe import BudgetConfig
 from pgolf.workdir import open_run, read_manifest
@@ -34,7 +38,7 @@ def exported(tmp_path):
         recipe = replace(recipe, training=replace(recipe.training, span_sequences=3, spans_per_step=2))
         run = open_run(tmp_path, f"{budget}", recipe)
         write_checkpoint(recipe, run, {})
-        export_checkpoint(recipe, run, open_tokens)
+        export_checkpoint(recipe, run, Accelerator(cpu=True), open_tokens)
         return run, json.loads((run.artifact / "bytes.json").read_text()), read_manifest(run.artifact)["seconds"]
 
     return export
@@ -69,3 +73,19 @@ def test_nothing_too_large_is_written(exported, tmp_path):
         exported(GPTQ, train_tokens, 50_000)
     assert not (tmp_path / "runs" / "50000" / "artifact").exists()
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_processes_share_the_text_and_one_writes(tmp_path, monkeypatch):
+    recipe = tiny_recipe(quantization=GPTQ)
+    recipe = replace(recipe, training=replace(recipe.training, span_sequences=3, spans_per_step=2))
+    run, shares = open_run(tmp_path, None, recipe), []
+    write_checkpoint(recipe, run, {})
+    monkeypatch.setattr(exporting, "calibrate", lambda model, config, batches: shares.append(list(batches)))
+    monkeypatch.setattr(exporting, "write_compressed", lambda *rest: pytest.fail("not the main process"))
+    for rank in range(2):
+        process = SimpleNamespace(process_index=rank, num_processes=2, is_main_process=False)
+        process.device, process.wait_for_everyone = torch.device("cpu"), lambda: None
+        export_checkpoint(recipe, run, process, train_tokens)
+    whole = list(first_batches(train_tokens(), recipe.training, GPTQ.gptq.calibration))
+    assert [len(share) for share in shares] == [2, 1]
+    assert all(torch.equal(a, b) for a, b in zip(whole, [shares[0][0], shares[1][0], shares[0][1]], strict=True))

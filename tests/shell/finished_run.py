@@ -17,14 +17,16 @@ from pgolf.corpus.embedded import EmbeddedProse
 from pgolf.corpus.splits import file_sha256
 from pgolf.recipe import ModelConfig, Recipe
 from pgolf.record import TARGET_BYTES
+from pgolf.stages import passes
 from pgolf.track import mark_checkpoint
 from pgolf.workdir import building, open_run, write_manifest, write_text
 from quantization.compress import compress
 from quantization.config import QuantizationConfig
 from training.config import TrainingConfig
 
-WINDOW, TARGETS, BYTES = 16, 16 * 60 + 5, 2400
+WINDOW, TARGETS, BYTES, CHUNK = 16, 16 * 60 + 5, 2400, 160
 CORPUS = {"corpus.json": "c" * 64}
+SECONDS = {"compile": 1.0, "step": 12.5}
 FACTS = {
     "train": {"tokens": 5000, "documents": 9},
     "validation": {
@@ -71,16 +73,25 @@ def tiny_recipe(**changes):
 
 
 def write_checkpoint(recipe, run, facts):
-    torch.manual_seed(0)
+    torch.manual_seed(recipe.training.seed)
     model = PGolfForCausalLM(recipe.model_config())
     with building(run.checkpoint) as folder:
         model.save_pretrained(folder)
         mark_checkpoint(folder / "model.safetensors", recipe.track)
         metrics = {"train_loss": 3.0, "steps": 30, "validation_loss": 3.1, "validation_bpb": 1.8}
         write_text(folder / "metrics.json", json.dumps(metrics))
-        write_manifest(folder, "training", recipe, CORPUS, {"compile": 1.0, "step": 12.5}, corpus=facts)
-    steps = [{"event": "step", "step": s, "train_loss": 4 - s / 30, "lr_scale": 1 - s / 30} for s in range(1, 31)]
-    events = [*steps, {"event": "validation", "step": 30, "validation_loss": 3.1, "validation_bpb": 1.8}]
+        stream = {"steps": 30, "tokens": 30 * recipe.training.step_tokens}
+        write_manifest(folder, "training", recipe, CORPUS, SECONDS, corpus=facts, stream=stream)
+    done = [s / 30 for s in range(1, 31)]
+    steps = [
+        {"event": "step", "step": round(30 * d), "train_loss": 4 - d, "lr_scale": 1 - d, "seconds": d * SECONDS["step"]}
+        for d in done
+    ]
+    events = [
+        *steps,
+        {"event": "validation", "step": 30, "validation_loss": 3.1, "validation_bpb": 1.8},
+        {"event": "finished", "step": 30, "seconds": SECONDS},
+    ]
     run.log.write_text("".join(json.dumps(event) + "\n" for event in events))
     return model
 
@@ -107,12 +118,13 @@ def post(nats, chunk):
     return ledger
 
 
-def write_scores(recipe, run, adapted=False):
+def write_scores(recipe, run):
+    adapted = "adapted" in passes(recipe.evaluation)
     nats = 1.5 + torch.rand(TARGETS, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     target_bytes = torch.full((TARGETS,), BYTES // TARGETS, dtype=torch.int16)
     target_bytes[: BYTES % TARGETS] += 1
     by_name = {"plain": nats, "sliding": nats - 1 / TARGETS} | ({"adapted": nats * 0.99} if adapted else {})
-    ledgers = {name: post(values, 160 if name == "adapted" else TARGETS) for name, values in by_name.items()}
+    ledgers = {name: post(values, CHUNK if name == "adapted" else TARGETS) for name, values in by_name.items()}
     scores = {}
     for name, values in by_name.items():
         total = float(values.sum())
@@ -129,8 +141,8 @@ def write_scores(recipe, run, adapted=False):
         write_manifest(folder, "evaluation", recipe, inputs, seconds)
 
 
-def finish(root, recipe, facts=FACTS, adapted=False):
+def finish(root, recipe, facts=FACTS):
     run = open_run(root, None, recipe)
     write_artifact_folder(recipe, run, write_checkpoint(recipe, run, facts))
-    write_scores(recipe, run, adapted)
+    write_scores(recipe, run)
     return run

@@ -12,9 +12,9 @@ from evaluation.bytecount import ByteTable
 from evaluation.ledger import GENESIS, Ledger, link
 from evaluation.windows import ValidationTokens, sliding_windows
 from modeling_pgolf.errors import FormatError, LegalityError, RecipeError
-from pgolf.audit.facts import record_facts
 from pgolf.audit.folders import audit_folder
 from pgolf.audit.policy import as_text, judge, load_policy, overall
+from pgolf.audit.records import read_record
 from pgolf.cli import main
 from pgolf.record import write_record
 
@@ -36,7 +36,7 @@ def record(clean, tmp_path):
 
 
 def verdicts(record, policy="strict", hardware=JUDGED):
-    return {(v.fact.rule, v.fact.name): v.verdict for v in judge(record_facts(record), load_policy(policy), hardware)}
+    return {(v.fact.rule, v.fact.name): v.verdict for v in judge(read_record(record)[0], load_policy(policy), hardware)}
 
 
 def change(path, key, value):
@@ -232,7 +232,7 @@ def test_p17_other_bytes_than_were_recounted(record, name):
 
 
 def test_bytes_of_the_original(record):
-    found = {fact.name: fact for fact in record_facts(record)}["reversible to the original"]
+    found = {fact.name: fact for fact in read_record(record)[0]}["reversible to the original"]
     assert found.number == 5 and "7 replaced by 3 in 1 of 2 documents" in found.found
     assert verdicts(record)["C9", "reversible to the original"] == "UNKNOWN", "whose changes these are is not known"
     validation = ["corpus", "validation"]
@@ -257,7 +257,7 @@ def test_stages_of_different_runs(record, stage, key):
 
 
 def test_every_rule_has_a_severity_and_a_source(record):
-    rules = {fact.rule for fact in record_facts(record)}
+    rules = {fact.rule for fact in read_record(record)[0]}
     for name in ("strict", "readme", "precedent"):
         policy = load_policy(name)
         assert rules <= set(policy["severity"]) and set(policy["severity"]) == set(policy["sources"])
@@ -282,9 +282,9 @@ def test_p17_bytes_counted_wrongly_give_another_ratio():
 
 def test_policies_and_words(record):
     policy = load_policy("strict")
-    text = as_text(judge(record_facts(record), policy, JUDGED), policy)
+    text = as_text(judge(read_record(record)[0], policy, JUDGED), policy)
     assert "overall: UNKNOWN" in text and "[README of the challenge" in text
-    assert overall(judge(record_facts(record), policy, JUDGED)) == "UNKNOWN"
+    assert overall(judge(read_record(record)[0], policy, JUDGED)) == "UNKNOWN"
     with pytest.raises(RecipeError, match="there are precedent, readme, strict"):
         load_policy("lenient")
 

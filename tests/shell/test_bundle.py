@@ -30,6 +30,7 @@ from pgolf.short_names import shorten
 from pgolf.siblings import ROOT
 from pgolf.specialisation import Specialise
 from pgolf.strip import as_source, stripped
+from quantization.config import GptqConfig, QuantizationConfig, SdClip, TrainBatches
 
 DEMO, SEED_1 = ROOT / "recipes" / "demo.py", ROOT / "recipes" / "seed1_replay.py"
 CODE_LIMIT = 40_000  # bytes: what issue 6 allows the packed code of the demo and of seed 1
@@ -111,6 +112,25 @@ def test_bundle_in_an_empty_folder_gets_the_score_of_the_stages(tmp_path, monkey
     assert scores[0] == scores[1] and scores[0]["sliding"]["bits_per_byte"] > 0
     script, frame = (alone / "train_gpt.py").stat().st_size, len(made_by(alone, "artifact/model.safetensors"))
     assert f"submission: {script + frame:,} bytes of 16,000,000 ({script:,} of them this script)" in output
+
+
+def test_bundle_on_two_processes(tmp_path):
+    """Every process calibrates, one rounds and writes, all score."""
+    recipe = with_overrides(load_recipe(DEMO), [*SHRUNK.split(), "--training.spans-per-step", "2"])
+    rounding = GptqConfig(TrainBatches(batches=3, batch_sequences=1), precision="fp32")
+    recipe = replace(
+        recipe,
+        corpus=replace(recipe.corpus, source=text_folder(tmp_path / "text")),
+        quantization=QuantizationConfig(64, SdClip(), rounding, codec_level=3),
+    )
+    (tmp_path / "train_gpt.py").write_text(bundle_script(recipe))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train_gpt.py"]
+    environment = {"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr[-2000:]
+    manifest = json.loads((tmp_path / "runs" / recipe.name / "artifact" / "manifest.json").read_text())
+    assert manifest["seconds"]["calibration"] > 0
+    assert "submission: " in process.stdout and "BPB: " in process.stdout
 
 
 @functools.cache
@@ -245,6 +265,8 @@ def specialised(source, **changes):
         ("config.qat is not None", False),
         ("config.ema", True),
         ("config.replay or config.qat", False),
+        ("config.qat is not None and config.qat.bits < 3", False),
+        ("config.seconds is not None and config.seconds < 3", False),
         ("not config.qat and config.order == 'sequential'", True),
         ("config.iterations > 29", True),
         ("isinstance(anything, ReplayConfig)", False),

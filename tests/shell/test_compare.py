@@ -1,12 +1,15 @@
 """Comparisons: the challenge's two rules with units, and paired statistics by document."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from finished_run import tiny_recipe
 
 from modeling_pgolf.errors import RecipeError
 from pgolf.compare import Seeds, as_text, compare, paired_by_document, read_seeds
+from pgolf.recipe import recipe_json
 
 # LEGALITY 1.4: on SP1024 one BPB is 1.6884 nats per token (0.005 nats are 0.00296 BPB).
 NATS_PER_BPB = 0.005 / 0.00296
@@ -44,6 +47,10 @@ def test_records_are_read(tmp_path):
         folder.mkdir()
         scores = {"scores": {"sliding": {"nats_per_token": 1.9 + number, "bits_per_byte": 1.1 + number}}}
         (folder / "scores.json").write_text(json.dumps(scores))
+        recipe = tiny_recipe()
+        recipe = replace(recipe, training=replace(recipe.training, seed=number))
+        (folder / "recipe.json").write_text(recipe_json(recipe))
+        (folder / "model.safetensors").write_bytes(bytes([number]))
     assert read_seeds([tmp_path / "0", tmp_path / "1"], "a").nats == (1.9, 2.9)
     with pytest.raises(RecipeError, match="no scoring named 'plain'"):
         read_seeds([tmp_path / "0"], "a", "plain")

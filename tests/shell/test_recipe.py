@@ -1,5 +1,6 @@
 """Recipes: overrides on the command line, kinds of a part, recorded JSON, errors that name the nearest key."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from modeling_pgolf.errors import ConfigError, RecipeError
 from pgolf.corpus.build import SentencePieceModel
 from pgolf.corpus.local import LocalFolder
+from pgolf.job import parse_job
 from pgolf.recipe import differences, load_recipe, parse_recipe, recipe_hash, recipe_json, with_overrides
 from training.config import QatConfig
 
@@ -62,6 +64,42 @@ def test_recorded_json_that_cannot_be_used(recipe, old, new, reason):
         parse_recipe(recipe_json(recipe).replace(old, new, 1))
 
 
+STRANGE_NAMES = ["", ".", "../../escaped", "/tmp/absolute", ".hidden", "a/b", "a\\b", " a", "a ", "-a", "a\nb"]
+STRANGE_NAMES += [
+    "tiny\u202egnp",
+    "tiny\u200b",
+    "<script>",
+    "a|b",
+    "x: 0.1",
+    "[a](b)",
+    "`a`",
+    "*a*",
+    "tiny\n",
+    "d\u0435mo",
+]
+
+
+@pytest.mark.parametrize("name", STRANGE_NAMES)
+def test_a_name_stays_in_its_folder_and_its_line(name, recipe, tmp_path):
+    file = tmp_path / "recipe.json"
+    file.write_text(recipe_json(replace(recipe, name=name)))
+    with pytest.raises(RecipeError, match=r"asked for the name .*letters"):
+        load_recipe(file)
+    file.write_text(recipe_json(recipe))
+    settings = [["--name", name]] + ([["--run", name], ["--reuse", name]] if name else [])
+    for setting in settings:
+        with pytest.raises((RecipeError, SystemExit)):
+            parse_job(file, [f"{setting[0]}={setting[1]}"])
+
+
+@pytest.mark.parametrize("name", ["demo", "score first", "seed1_replay.as-committed", "7", "_x", "a..b"])
+def test_names_that_are_fine(name, recipe, tmp_path):
+    file = tmp_path / "recipe.json"
+    file.write_text(recipe_json(replace(recipe, name=name)))
+    job = parse_job(file, ["--run", name, "--reuse", name])
+    assert (job.recipe.name, job.place.run, job.place.reuse) == (name, name, name)
+
+
 def test_files_that_are_no_recipes(tmp_path):
     with pytest.raises(RecipeError, match="there is no recipe file"):
         load_recipe(tmp_path / "none.py")
@@ -74,3 +112,31 @@ def test_a_contradictory_model_is_refused(recipe):
     changed = with_overrides(recipe, ["--model.num-blocks", "3"])
     with pytest.raises(ConfigError, match=r"xsa_layers names \[7, 8, 9, 10\]"):
         changed.model_config()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("recipe = (", "SyntaxError"),
+        ("import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ("from pgolf.recipe import Recipe\nrecipe = Recipe(nam='x')", "TypeError"),
+    ],
+)
+def test_a_file_that_cannot_be_run(tmp_path, content, complaint):
+    (tmp_path / "mine.py").write_text(content)
+    with pytest.raises(RecipeError, match=f"mine.py cannot be run as a recipe: {complaint}"):
+        load_recipe(tmp_path / "mine.py")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "complaint"),
+    [
+        ("--training.iterations", "-5", "training.iterations must be at least 1, found -5"),
+        ("--training.micro-batch-sequences", "0", "training.micro_batch_sequences must be at least 1"),
+        ("--evaluation.stride", "0", "evaluation.stride must be at least 1, found 0"),
+        ("--evaluation.stride", "9999", "evaluation.stride must be at most the window of 256, found 9999"),
+    ],
+)
+def test_counts_out_of_range(field, value, complaint):
+    with pytest.raises(RecipeError, match=complaint):
+        parse_job(ROOT / "recipes" / "demo.py", [field, value])

@@ -102,6 +102,36 @@ def test_a_changed_checkpoint_is_not_reused(home, went, capsys):
 def test_what_the_run_has_itself_stays(home, went):
     run = go(home, "--evaluation.stride", "2", to="train")
     (run.checkpoint / "note").write_text("kept")
-    shutil.rmtree(home / "runs" / "base" / "states", ignore_errors=True)
+    run.log.write_text("its own")
     go(home, "--evaluation.stride", "2")
     assert (run.checkpoint / "note").exists() and run.artifact.exists()
+    assert run.log.read_text() == "its own"
+
+
+def test_what_the_other_run_lacks_is_made(home, went):
+    shutil.rmtree(home / "runs" / "base" / "artifact")
+    run = go(home, "--evaluation.stride", "2")
+    assert went == ["export", "score"] and run.checkpoint.exists()
+
+
+def test_a_run_that_lost_its_log_is_not_reused(home, went, capsys):
+    RunFolder(home / "runs" / "base").log.unlink()
+    with pytest.raises(SystemExit):
+        go(home, to="train")
+    assert "log.jsonl is missing" in capsys.readouterr().err
+
+
+def test_an_edited_recipe_is_not_made_good(home, went, capsys):
+    """Else this run would pass for one of the seed that somebody wrote into the other's recipe."""
+    edited = recipe_json(replace(tiny_recipe(name="base"), training=replace(tiny_recipe().training, seed=42)))
+    (home / "runs" / "base" / "recipe.json").write_text(edited)
+    with pytest.raises(SystemExit):
+        go(home, "--training.seed", "42", to="train")
+    assert "which was changed since; nothing of it can be reused" in capsys.readouterr().err
+
+
+def test_the_run_that_made_a_stage_is_named(home, went):
+    go(home, "--evaluation.stride", "2", name="second")
+    third = ["--run", "third", "--reuse", "second", "--evaluation.stride", "8"]
+    door("export", [str(home / "tiny.json"), "--root", str(home), *third])
+    assert check_outputs(RunFolder(home / "runs" / "third").artifact)["reused_from"]["run"] == "base"

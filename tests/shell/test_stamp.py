@@ -217,6 +217,8 @@ def forge_record(record):
     for path in [record / name for name in ("README.md", "submission.json", "stages.json", "report.html")]:
         text = re.sub(rf"{STAMP}[^\"<*]*", "", path.read_text())
         path.write_text(text.replace('"historical"', '"ranked"'))
+    said = json.loads((record / "submission.json").read_text())["pgolf"]
+    change(record / "submission.json", pgolf=said | {"recipe_sha256": file_sha256(record / "recipe.json")})
     folders = {"checkpoint": "training", "artifact": "quantization", "scores": "evaluation"}
     inputs = {f"{f}/{MANIFEST}": file_sha256(record / "manifests" / f"{stage}.json") for f, stage in folders.items()}
     change(record / MANIFEST, track="ranked", stamp="", inputs=inputs, outputs=file_hashes(record))
@@ -233,7 +235,7 @@ def test_a_record_with_an_edited_recipe(old, capsys):
 def test_a_record_with_everything_edited_but_the_weights(old, capsys):
     forge_record(old.record)
     verdict, line, failing = audited(capsys, old.record)
-    assert (verdict, failing) == ("FAIL", ["D1 track"])
+    assert (verdict, failing) == ("FAIL", ["D1 track", "E3 stamp"])
     assert "historical in model.safetensors; ranked in recipe.json, manifests/training.json" in line and REASON in line
     assert [finding.name for finding in integrity(old.record) if finding.verdict == "FAIL"] == ["stamp"]
     with pytest.raises(FormatError, match=f"the record earns '{STAMP}: historical track"):

@@ -57,11 +57,11 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tiny_config, tmp_path):
 
 def test_sigterm_asks_to_stop():
     before = signal.getsignal(signal.SIGTERM)
-    asked = asked_to_stop()
-    assert not asked()
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert asked()
-    signal.signal(signal.SIGTERM, before)
+    with asked_to_stop() as asked:
+        assert not asked()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_recorded_stream_is_the_one_that_was_read(tiny_config, monkeypatch):

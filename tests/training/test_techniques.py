@@ -12,9 +12,9 @@ from modeling_pgolf.configuration_pgolf import PGolfConfig
 from modeling_pgolf.errors import TrainingError
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from training.batches import TrainTokens
-from training.config import EmaConfig, QatConfig, SwaConfig, TrainingConfig
+from training.config import EmaConfig, QatConfig, ReplayConfig, SwaConfig, TrainingConfig
 from training.flops import training_flops
-from training.loop import fit
+from training.loop import fit, run_replay, run_steps
 from training.state import run_state
 from training.swa import TightSwa
 from training.telemetry import Telemetry
@@ -48,6 +48,22 @@ def trainer(model_config, config):
     torch.manual_seed(0)
     quiet = Telemetry(lambda event: None, config.iterations, config.step_tokens, visible=False)
     return Trainer(PGolfForCausalLM(model_config), TOKENS, config, Accelerator(cpu=True), quiet)
+
+
+def test_a_tight_average_goes_on_through_the_replay(tiny_config):
+    config = changed(
+        iterations=4,
+        warmdown_steps=4,
+        ema=None,
+        swa=SwaConfig(below_scale=0.9, every=1),
+        replay=ReplayConfig(below_scale=0.9, spans=3, epochs=1),
+    )
+    run = trainer(tiny_config, config)
+    run_steps(run, None, None)
+    before, snapshots = {name: t.clone() for name, t in run.published.items()}, run.swa.snapshots
+    run_replay(run, run.replay)
+    assert run.swa.snapshots == snapshots + 3
+    assert any(not torch.equal(before[name], t) for name, t in run.published.items())
 
 
 def test_tight_average_is_the_mean_of_late_snapshots():

@@ -1,0 +1,317 @@
+"""Records that somebody has improved with care: every file agrees with every other, and still it is not so."""
+
+import json
+import math
+import random
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from evaluation.windows import ValidationTokens, sliding_windows
+from modeling_pgolf.errors import FormatError, RecipeError
+from pgolf import verify as verifying
+from pgolf.block_nats import BLOCK_NATS, read_block_nats
+from pgolf.causality import draw_probe
+from pgolf.hub_verbs import Asked, Verify, verify_record
+from pgolf.integrity import Finding
+from pgolf.recipe import load_recipe
+from pgolf.scorings import headline_finding, read_scores
+from pgolf.verify import as_text, verify
+
+
+def change_json(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def read_sums(record):
+    with safe_open(record / BLOCK_NATS, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+def claim(record, sums, **figures):
+    """Claim sums of nats by block, and all that follows from them, in every file that tells a score."""
+    _, facts = read_sums(record)
+    content = json.loads((record / "scores.json").read_text())
+    for name, values in sums.items():
+        score = {**content["scores"].get(name, content["scores"]["sliding"]), **figures, "nats": float(values.sum())}
+        score["nats_per_token"] = score["nats"] / score["targets"]
+        score["bits_per_byte"] = score["nats"] / math.log(2) / score["bytes"]
+        content["scores"][name] = score
+    facts["targets"] = str(score["targets"])
+    save_file(sums, record / BLOCK_NATS, metadata=facts)
+    show(record, score, content)
+
+
+def show(record, score, content):
+    """Put a score where it is shown."""
+    entry = json.loads((record / "submission.json").read_text())
+    card = record / "README.md"
+    card.write_text(card.read_text().replace(f"{entry['val_bpb']:.4f}", f"{score['bits_per_byte']:.4f}"))
+    entry |= {"val_bpb": score["bits_per_byte"], "val_loss": score["nats_per_token"]}
+    (record / "submission.json").write_text(json.dumps(entry))
+    (record / "scores.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def asked(finished_run):
+    def ask(**settings):
+        return Asked(root=finished_run.path.parents[1], **{"blocks": 2, **settings})
+
+    return ask
+
+
+def found(record, asked):
+    return {finding.name: finding for finding in verify(record, asked)}
+
+
+def test_an_honest_record_passes_whatever_is_drawn(own_record, asked, stranger_at_home):
+    for seed in range(3):
+        findings = verify(own_record, asked(seed=seed))
+        assert {finding.verdict for finding in findings} == {"PASS"}, as_text(findings)
+    names = [finding.name for finding in findings]
+    assert names[-5:] == ["headline", "causality", "scores, plain", "scores, sliding", "draw"]
+    assert "move by at most 0.0e+00" in findings[-4].found and "overall: PASS" in as_text(findings)
+
+
+def renamed(record, name):
+    """Code that was loaded in this process stays loaded under the name of its folder."""
+    return record.rename(record.with_name(name))
+
+
+EVIL = """
+from pathlib import Path
+Path(__file__).with_name("ran").touch()
+raise ValueError("this code ran")
+"""
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_code_from_elsewhere_is_not_run(trusted, own_record, asked, stranger_at_home, tmp_path, monkeypatch):
+    """The record's own files are this pgolf's; its configuration sends loading to another folder."""
+    own_record = renamed(own_record, f"elsewhere_{trusted}")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "modeling_evil.py").write_text(EVIL.replace("Path(__file__)", f"Path({str(elsewhere / 'x')!r})"))
+    name = f"{elsewhere}--modeling_evil.Evil"
+    change_json(own_record / "config.json", lambda config: config["auto_map"].update(AutoModelForCausalLM=name))
+    findings = found(own_record, asked(trust_code=trusted))
+    assert findings["loading"].verdict == "FAIL" and "auto_map" in findings["loading"].found
+    assert not (elsewhere / "ran").exists() and "weights" not in findings, "nothing of it was loaded"
+    monkeypatch.setattr(verifying, "loading_findings", lambda record: [])
+    with pytest.raises(ValueError, match="this code ran"):
+        verify(own_record, asked(trust_code=trusted))
+    assert (elsewhere / "ran").exists(), "without that check it would have run"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("attn_implementation", "flex_attention"),
+        ("is_causal", False),
+        ("transformers_weights", "plots/loss.safetensors"),
+    ],
+)
+def test_settings_that_load_something_else_are_refused(key, value, own_record, asked):
+    change_json(own_record / "config.json", lambda config: config.update({key: value}))
+    findings = found(own_record, asked())
+    assert findings["loading"].verdict == "FAIL" and key in findings["loading"].found and "weights" not in findings
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "plots/palette.bin", "helper.py"])
+def test_files_that_nobody_counts_are_refused(name, own_record, asked):
+    (own_record / name).write_text("{}")
+    findings = found(own_record, asked(trust_code=True))
+    assert findings["loading"].verdict == "FAIL" and name in findings["loading"].found and "weights" not in findings
+
+
+def test_a_model_that_reads_ahead_is_found(own_record, asked, stranger_at_home):
+    """Its code is trusted and its scores are true: they are of the wrong model."""
+    own_record = renamed(own_record, "reads_ahead")
+    code = own_record / "attention.py"
+    text = code.read_text()
+    assert "self.is_causal = True" in text
+    code.write_text(text.replace("self.is_causal = True", "self.is_causal = False"))
+    change_json(own_record / "config.json", lambda config: config.update(attn_implementation="eager"))
+    assert found(own_record, asked(trust_code=True))["loading"].verdict == "FAIL"
+    change_json(own_record / "config.json", lambda config: config.pop("attn_implementation"))
+    finding = found(own_record, asked(trust_code=True, seed=0))["causality"]
+    assert finding.verdict == "FAIL" and "the model reads ahead" in finding.found
+
+
+def test_a_probe_replaces_every_token_from_its_place_on():
+    tokens = ValidationTokens(torch.arange(101) % 7)
+    probe = draw_probe(tokens, list(sliding_windows(100, 16, 5)), 16, random.Random(0))
+    as_is, changed = probe.inputs[::2], probe.inputs[1::2]
+    assert len(probe.inputs) % 4 == 0, "whole batches: a row must not meet other kernels than its pair"
+    for row, other, place in zip(as_is, changed, probe.places, strict=True):
+        assert torch.equal(row[:place], other[:place]) and 1 <= place < 16
+        assert (row != other)[place:].all() and other.max() < 7
+    assert torch.equal(probe.targets[::2], probe.targets[1::2])
+    nats = torch.ones(len(probe.inputs), 16, dtype=torch.float64)
+    nats[1, probe.places[0]] = 9.0
+    assert probe.finding(nats, "fp32").verdict == "PASS", "what is replaced may change its own nats"
+    nats[1, probe.places[0] - 1] += 1e-4
+    assert probe.finding(nats, "fp32").verdict == "FAIL" and probe.finding(nats, "bf16").verdict == "PASS"
+    nats[1, probe.places[0] - 1] += 0.1
+    assert probe.finding(nats, "bf16").verdict == "FAIL"
+
+
+@pytest.mark.parametrize("name", ["plain", "sliding"])
+def test_a_ledger_cannot_choose_what_is_drawn(name, own_record, asked, stranger_at_home):
+    """Its first event says that weights changed behind block 0; all other nats are halved."""
+    ledger = own_record / f"ledger.{name}.jsonl"
+    ledger.write_text(ledger.read_text().replace('"count": 1122', '"count": 16'))
+    assert '"count": 16' in ledger.read_text()
+    sums, _ = read_sums(own_record)
+    sums[name][1:] *= 0.5
+    claim(own_record, sums)
+    finding = found(own_record, asked())[f"scores, {name}"]
+    assert finding.verdict == "FAIL" and "drawn from 71" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("figures", "reason"),
+    [
+        ({"targets": 560}, "'targets': 1122"),
+        ({"bytes": 10**6}, "'bytes': 2247"),
+        ({"stride": 8, "window": 8}, "make it {'window': 16, 'stride': 16}"),
+    ],
+)
+def test_the_text_says_how_much_is_scored(figures, reason, own_record, asked):
+    sums, _ = read_sums(own_record)
+    claim(
+        own_record, {name: values[: -(-figures.get("targets", 1122) // 16)] for name, values in sums.items()}, **figures
+    )
+    finding = found(own_record, asked())["scores"]
+    assert finding.verdict == "FAIL" and reason in finding.found.partition("; the text")[2], finding.found
+
+
+def test_bits_per_byte_follow_from_nats(own_record, asked):
+    change_json(own_record / "scores.json", lambda all: all["scores"]["sliding"].update(bits_per_byte=0.9))
+    finding = found(own_record, asked())["scores"]
+    assert finding.verdict == "FAIL" and "scores.json has {'bits_per_byte': 0.9} for 'sliding'" in finding.found
+
+
+@pytest.mark.parametrize("value", [-1000.0, float("nan"), float("inf")])
+def test_sums_that_no_nats_have(value, own_record, asked):
+    sums, _ = read_sums(own_record)
+    sums["sliding"][5] = value
+    claim(own_record, sums)
+    scores = json.loads((own_record / "scores.json").read_text())["scores"]
+    scores["sliding"]["nats"] = float(sums["sliding"].sum())
+    with pytest.raises(FormatError, match="'sliding' has one that is negative or no number"):
+        read_block_nats(own_record / BLOCK_NATS, scores)
+
+
+def test_blocks_are_of_one_window(own_record, asked):
+    sums, facts = read_sums(own_record)
+    whole = {name: values.sum()[None] for name, values in sums.items()}
+    save_file(whole, own_record / BLOCK_NATS, metadata=facts | {"block": "1122"})
+    finding = found(own_record, asked())["scores"]
+    assert finding.verdict == "FAIL" and "blocks of one window, 16 targets" in finding.found
+
+
+def test_an_invented_scoring_is_none(own_record, asked):
+    sums, _ = read_sums(own_record)
+    claim(own_record, sums | {"best": sums["sliding"] * 0.6})
+    finding = found(own_record, asked())["scores"]
+    assert finding.verdict == "FAIL" and "makes, plain, sliding; scores.json has plain, sliding, best" in finding.found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda scores: scores.pop("plain"),
+        lambda scores: scores.update(plain=scores.pop("plain")),
+        lambda scores: scores["plain"].update(nats="few"),
+        lambda scores: scores["plain"].update(nats=float("nan")),
+    ],
+    ids=["one is missing", "another is last", "no number", "not a number"],
+)
+def test_scorings_are_the_recipes_in_their_order(change, own_record):
+    recipe = load_recipe(own_record / "recipe.json")
+    assert list(read_scores(own_record, recipe)) == ["plain", "sliding"]
+    change_json(own_record / "scores.json", lambda content: change(content["scores"]))
+    with pytest.raises(FormatError, match="asked for the"):
+        read_scores(own_record, recipe)
+
+
+@pytest.mark.parametrize("place", ["README.md", "submission.json"])
+def test_the_headline_is_the_last_score(place, own_record):
+    scores = json.loads((own_record / "scores.json").read_text())["scores"]
+    best = scores["sliding"]["bits_per_byte"]
+    assert (
+        headline_finding(own_record, scores).found
+        == f"{best:.4f} bits per byte, sliding, on the card and in submission.json"
+    )
+    path = own_record / place
+    text = path.read_text()
+    path.write_text(text.replace(f": {best:.4f} bits", ": 0.9000 bits").replace(f'"val_bpb": {best}', '"val_bpb": 0.9'))
+    assert path.read_text() != text and headline_finding(own_record, scores).verdict == "FAIL"
+
+
+def test_what_adapting_weights_score_is_said_to_be_unchecked(adapting_run, stranger_at_home):
+    record = adapting_run.record
+    asked = Asked(root=adapting_run.path.parents[1], blocks=2)
+    findings = verify(record, asked)
+    by_name = {finding.name: finding for finding in findings}
+    adapted = by_name.pop("scores, adapted")
+    assert adapted.verdict == "UNKNOWN" and "drawn from 16" in adapted.found
+    assert "the 55 blocks behind the first change of the weights were not checked" in adapted.found
+    assert {finding.verdict for finding in by_name.values()} == {"PASS"} and "overall: UNKNOWN" in as_text(findings)
+    assert "adapted, on the card" in by_name["headline"].found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_block_that_is_too_low_is_always_met(seed, own_record, asked, stranger_at_home):
+    sums, _ = read_sums(own_record)
+    for values in sums.values():
+        values[40] *= 0.3
+    claim(own_record, sums)
+    findings = found(own_record, asked(blocks=1, seed=seed))
+    assert findings["scores, plain"].verdict == findings["scores, sliding"].verdict == "FAIL"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nor_is_one_that_is_low_beside_the_other_scoring(seed, own_record, asked, stranger_at_home):
+    sums, _ = read_sums(own_record)
+    highest = int(sums["sliding"][:-1].argmax())
+    sums["sliding"][highest] *= 0.9
+    assert sums["sliding"][highest] > sums["sliding"].median(), "it is not among the lowest"
+    claim(own_record, sums)
+    assert found(own_record, asked(blocks=1, seed=seed))["scores, sliding"].verdict == "FAIL"
+
+
+def test_a_shift_of_everything_is_found_by_its_sign(own_record, asked, stranger_at_home):
+    """Too small for any block to show: it is all of them, and in the record's favour."""
+    sums, _ = read_sums(own_record)
+    for name in sums:
+        sums[name] -= 16 * 2e-4
+    claim(own_record, sums)
+    findings = found(own_record, asked(blocks=71))
+    assert (
+        findings["scores, sliding"].verdict == "FAIL"
+        and "off by +2.0e-04 (allowed -2.1e-04 to" in findings["scores, sliding"].found
+    )
+
+
+@pytest.mark.parametrize(("verdict", "status"), [("FAIL", 1), ("UNKNOWN", 3), ("PASS", 0)])
+def test_the_exit_status_is_the_overall_verdict(verdict, status, own_record, monkeypatch, capsys):
+    findings = [Finding("files", "PASS", "so"), Finding("scores", verdict, "so")]
+    monkeypatch.setattr(verifying, "verify", lambda record, asked: findings)
+    if status:
+        with pytest.raises(SystemExit) as ended:
+            verify_record(Verify(str(own_record)))
+        assert ended.value.code == status
+    else:
+        verify_record(Verify(str(own_record)))
+    assert f"overall: {verdict} (" in capsys.readouterr().out
+
+
+def test_no_blocks_are_no_evidence(own_record, asked):
+    with pytest.raises(RecipeError, match="none shows nothing"):
+        verify(own_record, asked(blocks=0))
