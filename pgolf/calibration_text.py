@@ -43,6 +43,5 @@ def calibration_text(model: PGolfForCausalLM, recipe: Recipe, open_tokens: Calla
     if gptq is None:
         return ()
     if isinstance(gptq.calibration, SelfGenerated):
-        # Written whole before any is read: what the model computes while it writes is no calibration.
-        return list(own_samples(model, gptq.calibration, recipe.training.seed))
+        return own_samples(model, gptq.calibration, recipe.training.seed)
     return first_batches(open_tokens(), recipe.training, gptq.calibration)

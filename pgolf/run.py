@@ -6,7 +6,6 @@ the command line. Every stage refuses inputs that do not chain and leaves a mani
 
 from __future__ import annotations
 
-import functools
 import json
 import signal
 import sys
@@ -63,8 +62,7 @@ def train(job: Job, run: RunFolder) -> None:
     if trackers:
         require_trackers(trackers)
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=list(trackers) or None, project_dir=run.path)
-    with accelerator.main_process_first():
-        corpus = open_job_corpus(job)
+    corpus = shared_corpus(job, accelerator)
     set_seed(recipe.training.seed)
     model = PGolfForCausalLM(recipe.model_config())
     tokens = validation_tokens(corpus)
@@ -165,14 +163,17 @@ def export(job: Job, run: RunFolder, script_bytes: int = 0) -> None:
     script_bytes: of a bundle, to be left free beside the weights where they are more than the artifact's own code.
     """
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    tokens = functools.partial(calibration_tokens, job, accelerator)
+
+    def tokens() -> TrainTokens | TextStream:
+        return training_tokens(job, shared_corpus(job, accelerator))
+
     export_checkpoint(job.recipe, run, accelerator, tokens, script_bytes)
 
 
-def calibration_tokens(job: Job, accelerator: Accelerator) -> TrainTokens | TextStream:
-    """Open the training tokens on every process; the main one builds them where they are missing."""
+def shared_corpus(job: Job, accelerator: Accelerator) -> Corpus:
+    """Open the corpus on every process; the main one builds it where it is missing."""
     with accelerator.main_process_first():
-        return training_tokens(job, open_job_corpus(job))
+        return open_job_corpus(job)
 
 
 def score_artifact(job: Job, run: RunFolder) -> None:
@@ -181,7 +182,7 @@ def score_artifact(job: Job, run: RunFolder) -> None:
     manifest = check_outputs(run.artifact)
     check_track(recipe.track, run.artifact, read_track(run.artifact / WEIGHTS))
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    corpus = open_job_corpus(job)
+    corpus = shared_corpus(job, accelerator)
     model = load_artifact(run.artifact).to(accelerator.device)
     tokens = validation_tokens(corpus)
     results, ledgers, seconds = {}, {}, {}

@@ -122,7 +122,7 @@ def calibrate(model: PGolfForCausalLM, config: QuantizationConfig, batches: Iter
     gptq, seconds = config.gptq, dict[str, float]()
     if gptq is None:
         return Calibration({}, seconds)
-    roles = {name: assign(name, tensor, config.small_tensor_elements) for name, tensor in stored_state(model).items()}
+    roles = {name: assign(name, p, config.small_tensor_elements) for name, p in model.named_parameters()}
     head = head_name(model) if gptq.token_table else None
     with timed(seconds, "calibration" if isinstance(gptq.calibration, TrainBatches) else "self_calibration"):
         hessians = collect_hessians(

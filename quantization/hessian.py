@@ -69,11 +69,11 @@ def collect_hessians(
     """
     device = model.device
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
-    with reading(model, config), hooked(model, wanted) as moments, fast_products():
-        for batch in batches:
-            with autocast, fastest_attention():
-                model.model(input_ids=batch.to(device), use_cache=False)
-            moments.batches += 1
+    moments = Moments({name: count for name, count in input_widths(model).items() if wanted(name)}, device)
+    for batch in batches:  # which the model may write itself: it is watched while it reads, and only then
+        with reading(model, config), hooked(model, moments), fast_products(), autocast, fastest_attention():
+            model.model(input_ids=batch.to(device), use_cache=False)
+        moments.batches += 1
     return {name: damped(mean, config) for name, mean in moments.means().items()}
 
 
@@ -85,13 +85,21 @@ def damped(mean: Tensor, config: GptqConfig) -> Tensor:
     return mean + more * torch.eye(len(mean), device=mean.device)
 
 
+def linear_layers(model: PGolfForCausalLM) -> dict[str, CastLinear]:
+    """Return the linear layers by the names of their weights."""
+    return {f"{name}.weight": layer for name, layer in model.named_modules() if isinstance(layer, CastLinear)}
+
+
+def input_widths(model: PGolfForCausalLM) -> dict[str, int]:
+    """Return the columns of every linear layer's weight, and of the head's table, by name."""
+    columns = {name: layer.in_features for name, layer in linear_layers(model).items()}
+    return columns | {head_name(model): model.lm_head.in_features}
+
+
 @contextmanager
-def hooked(model: PGolfForCausalLM, wanted: Callable[[str], bool]) -> Iterator[Moments]:
-    """Catch the inputs of every wanted linear layer, and of the head, while the context lasts."""
-    head = head_name(model)
-    layers = {f"{name}.weight": layer for name, layer in model.named_modules() if isinstance(layer, CastLinear)}
-    columns = {name: layer.in_features for name, layer in layers.items()} | {head: model.lm_head.in_features}
-    moments = Moments({name: count for name, count in columns.items() if wanted(name)}, model.device)
+def hooked(model: PGolfForCausalLM, moments: Moments) -> Iterator[None]:
+    """Add the inputs of the linear layers, and of the head, that ``moments`` has while the context lasts."""
+    head, layers = head_name(model), linear_layers(model)
 
     def catch_inputs(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         return lambda layer, inputs: moments.add(name, inputs[0])
@@ -104,7 +112,7 @@ def hooked(model: PGolfForCausalLM, wanted: Callable[[str], bool]) -> Iterator[M
     caught = [layers[name].register_forward_pre_hook(catch_inputs(name)) for name in moments.sums if name in layers]
     caught.append(model.model.register_forward_hook(catch_stream))
     try:
-        yield moments
+        yield
     finally:
         for handle in caught:
             handle.remove()

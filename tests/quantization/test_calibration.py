@@ -106,6 +106,10 @@ def test_the_model_is_left_as_it_was(looped, text):
         raise RuntimeError("the disk is gone")
 
     looped.train()
+    with pytest.raises(IndexError):  # in the middle of reading
+        collect_hessians(looped, [text[0], text[0] + 64], replace(PLAIN, additive_skips=True), lambda name: True)
+    assert looped.training and looped.model.skips.gates is gates
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in looped.modules())
     with pytest.raises(RuntimeError, match="disk"):
         collect_hessians(looped, broken(), GptqConfig(precision="fp32", additive_skips=True), lambda name: True)
     assert looped.model.skips.gates is gates
