@@ -116,30 +116,47 @@ def run_rule(
     title: str = "score",
     budget_seconds: float = float("inf"),
 ) -> Ledger:
-    """Score, post, learn, chunk by chunk, in this order; the rule never learns from the last chunk."""
+    """Score by a rule to the end and return the complete ledger."""
+    *_, complete = follow_rule(model, rule, tokens, config, accelerator, title, budget_seconds)
+    return complete
+
+
+def follow_rule(
+    model: PreTrainedModel,
+    rule: Adaptation,
+    tokens: ValidationTokens,
+    config: EvaluationConfig,
+    accelerator: Accelerator,
+    title: str = "score",
+    budget_seconds: float = float("inf"),
+) -> Iterator[Ledger]:
+    """Score, post, learn, chunk by chunk, in this order; the rule never learns from the last chunk.
+
+    Yields the ledger after each chunk is posted, before anything is learned from it.
+    """
     scorer, ledger = Scorer(model, config, accelerator), Ledger(tokens)
     deadline = Deadline(budget_seconds, tokens.targets, lambda: shared_time(accelerator))
     plan = chunks(tokens.targets, config, rule.chunk_tokens)
     adapting, weights = len(plan) > 1, fingerprint(model)
     bar = tqdm(total=tokens.targets, desc=title, unit="tok", disable=not accelerator.is_main_process)
-    for number, windows in enumerate(plan):
-        started = time.perf_counter()
-        first = ledger.scored
-        ledger.post(first, scorer.chunk_nats(tokens, windows, bar), weights)
-        deadline.scored(time.perf_counter() - started)
-        if adapting and number < len(plan) - 1 and not deadline.allows_learning(ledger.scored):
-            adapting = False
-            ledger.note("DEADLINE", scored=ledger.scored, budget_seconds=budget_seconds)
-        if adapting and number < len(plan) - 1 and rule.chunk_tokens is not None:
+    with bar:
+        for number, windows in enumerate(plan):
             started = time.perf_counter()
-            posted = ledger.posted(number * rule.chunk_tokens, rule.chunk_tokens)
-            with autocast(accelerator, config.precision), fastest_attention():
-                rule.learn(posted, progress=number / (len(plan) - 1))
-            weights = fingerprint(model)
-            ledger.update(posted, weights)
-            deadline.learned(time.perf_counter() - started)
-    bar.close()
-    return ledger
+            first = ledger.scored
+            ledger.post(first, scorer.chunk_nats(tokens, windows, bar), weights)
+            deadline.scored(time.perf_counter() - started)
+            yield ledger
+            if adapting and number < len(plan) - 1 and not deadline.allows_learning(ledger.scored):
+                adapting = False
+                ledger.note("DEADLINE", scored=ledger.scored, budget_seconds=budget_seconds)
+            if adapting and number < len(plan) - 1 and rule.chunk_tokens is not None:
+                started = time.perf_counter()
+                posted = ledger.posted(number * rule.chunk_tokens, rule.chunk_tokens)
+                with autocast(accelerator, config.precision), fastest_attention():
+                    rule.learn(posted, progress=number / (len(plan) - 1))
+                weights = fingerprint(model)
+                ledger.update(posted, weights)
+                deadline.learned(time.perf_counter() - started)
 
 
 def chunks(targets: int, config: EvaluationConfig, chunk_tokens: int | None) -> list[list[Window]]:

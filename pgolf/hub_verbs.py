@@ -52,13 +52,15 @@ class Asked:
 
     corpus: the built corpus of its recipe; without it the recipe's is built below root. blocks: how many to draw for
     each scoring; half as many again are chosen where a false claim would show. seed: of the draw, to repeat one; None
-    for one that nobody knew. trust_code: run the record's code although it is not this pgolf's. policy: of the audit.
+    for one that nobody knew. chunks: how many of each scoring that adapts to score and learn from again, from the first
+    on. trust_code: run the record's code although it is not this pgolf's. policy: of the audit.
     """
 
     corpus: Path | None = None
     root: Path = Path()
     blocks: int = 8
     seed: int | None = None
+    chunks: int = 0
     trust_code: bool = False
     policy: str = "strict"
 

@@ -22,13 +22,15 @@ from .workdir import MANIFEST, file_hashes
 # A record's manifests by stage, and the folder of the run that each is from.
 STAGES = {"training": "checkpoint", "quantization": "artifact", "evaluation": "scores"}
 
+Verdict = Literal["FAIL", "UNKNOWN", "PASS"]
+
 
 @dataclass(frozen=True)
 class Finding:
     """One thing that was looked at. UNKNOWN: it could not be; ``found`` says why."""
 
     name: str
-    verdict: Literal["PASS", "FAIL", "UNKNOWN"]
+    verdict: Verdict
     found: str
 
 

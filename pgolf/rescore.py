@@ -105,37 +105,44 @@ def rescore(
             for target in window.scored:
                 if target // recorded.size in found:
                     found[target // recorded.size] += float(row[target - window.start])
-        findings.append(compare(draw, found, recorded, precision))
+        if found:  # weights may change before one block is complete
+            findings.append(compare(draw, found, recorded, precision))
     return findings
 
 
 def compare(draw: Draw, found: dict[int, float], recorded: BlockNats, precision: str) -> Finding:
+    """Compare the drawn blocks with the record's."""
+    agree, told = judge_blocks(draw.name, found, recorded, (NOISE[precision], BIAS[precision]))
+    met = 1 - (1 - CONFIDENCE) ** (1 / max(draw.drawn, 1))
+    text = (
+        f"{len(found)} of {len(recorded.sums[draw.name]):,} blocks, {draw.drawn} of them drawn from {draw.eligible:,}: "
+        f"{told}, or {met:.0%} of the blocks by more"
+    )
+    return Finding(f"scores, {draw.name}", "PASS" if agree else "FAIL", text)
+
+
+def judge_blocks(
+    name: str, found: dict[int, float], recorded: BlockNats, arithmetic: tuple[float, float]
+) -> tuple[bool, str]:
     """Compare sums of nats by block with the record's: each block, and all of them together, in its favour and not.
 
-    UNKNOWN where blocks behind a change of the weights could not be drawn.
+    arithmetic: noise and bias of the precision, nats. Returns whether they agree, and what was found beside what is
+    allowed.
     """
-    if not found:
-        return Finding(f"scores, {draw.name}", "UNKNOWN", "weights change before a block is complete")
+    noise, bias = arithmetic
     counts = {block: recorded.count(block) for block in found}
-    away = {block: total - float(recorded.sums[draw.name][block]) for block, total in found.items()}
-    noise, targets = NOISE[precision], sum(counts.values())
+    away = {block: total - float(recorded.sums[name][block]) for block, total in found.items()}
+    targets = sum(counts.values())
     excess = {block: abs(away[block]) / (SIGMAS * noise * math.sqrt(counts[block])) for block in found}
     worst, mean = max(found, key=lambda block: excess[block]), sum(away.values()) / targets
-    allowed, favour = (BIAS[precision] + sigmas * noise / math.sqrt(targets) for sigmas in (SIGMAS, FAVOUR_SIGMAS))
-    blocks, met = len(recorded.sums[draw.name]), 1 - (1 - CONFIDENCE) ** (1 / max(draw.drawn, 1))
-    text = (
-        f"{len(found)} of {blocks:,} blocks, {draw.drawn} of them drawn from {draw.eligible:,}: nats per token off by "
-        f"{mean:+.1e} (allowed {-allowed:.1e} to {favour:+.1e}), in block {worst} by "
+    allowed, favour = (bias + sigmas * noise / math.sqrt(targets) for sigmas in (SIGMAS, FAVOUR_SIGMAS))
+    told = (
+        f"nats per token off by {mean:+.1e} (allowed {-allowed:.1e} to {favour:+.1e}), in block {worst} by "
         f"{away[worst] / counts[worst]:+.1e} (allowed {SIGMAS * noise / math.sqrt(counts[worst]):.1e}); sees all nats "
-        f"too low by {favour:.1e}, or {met:.0%} of the blocks by more"
+        f"too low by {favour:.1e}"
     )
     # Written so that a NaN fails.
-    if not (-allowed <= mean <= favour and excess[worst] <= 1):
-        return Finding(f"scores, {draw.name}", "FAIL", text)
-    if draw.eligible < blocks:
-        text = f"{text}; the {blocks - draw.eligible:,} blocks behind the first change of the weights were not checked"
-        return Finding(f"scores, {draw.name}", "UNKNOWN", text)
-    return Finding(f"scores, {draw.name}", "PASS", text)
+    return -allowed <= mean <= favour and excess[worst] <= 1, told
 
 
 def draw_blocks(name: str, config: EvaluationConfig, recorded: BlockNats, dice: random.Random, count: int) -> Draw:

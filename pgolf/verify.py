@@ -12,7 +12,7 @@ import random
 import secrets
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from evaluation.ledger import fingerprint
 from evaluation.windows import ValidationTokens
@@ -26,15 +26,15 @@ from .corpus.build import open_corpus
 from .corpus.fineweb import ChallengeShards
 from .corpus.splits import shard_facts
 from .hub_verbs import Asked
-from .integrity import Finding, code_finding, integrity
-from .job import Job, Place, open_job_corpus, validation_tokens
+from .integrity import Finding, Verdict, code_finding, integrity
+from .job import Job, open_job_corpus, validation_tokens
+from .place import Place
 from .publication import judge_record
+from .readapt import readapt
 from .recipe import Recipe, load_recipe
 from .rescore import draw_sample, rescore
 from .scorings import check_scores, headline_finding, read_scores, read_sums
 from .stages import passes
-
-Verdict = Literal["FAIL", "UNKNOWN", "PASS"]
 
 # Said under every table: no run of this command can know it.
 NEVER_CHECKED = (
@@ -63,6 +63,8 @@ def verify(record: Path, asked: Asked) -> list[Finding]:
     findings += [Finding("loading", "PASS", "reads the counted files alone"), weights_finding(record), code]
     if code.verdict != "PASS" and not asked.trust_code:
         return [*findings, Finding("scores", "UNKNOWN", "that code was not run; read it, then give --trust-code")]
+    # Our rule learns by our model; what other code makes of the record is no business of that.
+    asked = asked if code.verdict == "PASS" else replace(asked, chunks=0)
     try:
         return findings + score_findings(record, recipe, asked)
     except FormatError as error:
@@ -113,6 +115,7 @@ def score_findings(record: Path, recipe: Recipe, asked: Asked) -> list[Finding]:
         headline_finding(record, scores),
         *rescore(record, tokens, recipe.evaluation.precision, recorded, sample),
         Finding("draw", "PASS", f"--seed {seed} draws these blocks again"),
+        *readapt(record, recipe.evaluation, tokens, recorded, asked.chunks),
     ]
 
 

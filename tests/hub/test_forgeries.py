@@ -254,18 +254,6 @@ def test_the_headline_is_the_last_score(place, own_record):
     assert path.read_text() != text and headline_finding(own_record, scores).verdict == "FAIL"
 
 
-def test_what_adapting_weights_score_is_said_to_be_unchecked(adapting_run, stranger_at_home):
-    record = adapting_run.record
-    asked = Asked(root=adapting_run.path.parents[1], blocks=2)
-    findings = verify(record, asked)
-    by_name = {finding.name: finding for finding in findings}
-    adapted = by_name.pop("scores, adapted")
-    assert adapted.verdict == "UNKNOWN" and "drawn from 16" in adapted.found
-    assert "the 55 blocks behind the first change of the weights were not checked" in adapted.found
-    assert {finding.verdict for finding in by_name.values()} == {"PASS"} and "overall: UNKNOWN" in as_text(findings)
-    assert "adapted, on the card" in by_name["headline"].found
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_one_block_that_is_too_low_is_always_met(seed, own_record, asked, stranger_at_home):
     sums, _ = read_sums(own_record)
