@@ -12,6 +12,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Distinguishable with every common colour blindness, dark enough for white paper.
 PALETTE = {
@@ -80,7 +81,7 @@ def loss_figure(events: list[dict[str, Any]]) -> Figure:
         rate.set_ylim(0, 1.05)
         rate.set_ylabel("learning rate,\nshare of peak")
         rate.set_xlabel("optimiser step")
-        rate.xaxis.set_major_formatter("{x:,.0f}")
+        count_along(rate, 10)
         rate.margins(x=0.02)
     return figure
 
@@ -139,6 +140,12 @@ def new_figure(height: float, title: str) -> Figure:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     figure.suptitle(title, x=0, ha="left")
     return figure
+
+
+def count_along(axes: Axes, numbers: int) -> None:
+    """Mark whole numbers along the bottom of ``axes``, about as many as said; one where there is but one."""
+    axes.xaxis.set_major_locator(MaxNLocator(numbers, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
 def label_right(axes: Axes, labels: list[tuple[float, str, str]]) -> None:

@@ -55,15 +55,21 @@ def write_record(recipe: Recipe, run: RunFolder, author: str = "unknown", github
         write_text(folder / "README.md", model_card(recipe, facts, table))
         entry = submission(recipe, facts, table, author, github_id)
         write_text(folder / "submission.json", json.dumps(entry, indent=2, ensure_ascii=False) + "\n")
-        # Last, because it shows what the auditor says of all the others.
+        # The page shows what the auditor says of a record that is whole but for the page; then the page is sealed in.
+        seal(recipe, run, table, folder)
         told, hardware = read_record(folder)
         verdicts = judge(told, load_policy(POLICY), hardware)
         write_text(folder / "report.html", report_html(recipe, facts, table, verdicts, folder / "plots"))
-        inputs = {f"{part.name}/{MANIFEST}": file_sha256(part / MANIFEST) for part in stage_folders(run)}
-        # The hash that the stages recorded: a later version of pgolf may write the same recipe with more fields.
-        recorded = facts.manifests["training"]["recipe_sha256"]
-        write_manifest(folder, "record", recipe, inputs, {}, recipe_sha256=recorded, stamp=table.stamp)
+        seal(recipe, run, table, folder)
     return run.record
+
+
+def seal(recipe: Recipe, run: RunFolder, table: StageTable, folder: Path) -> None:
+    """Write the manifest of a record over all files that ``folder`` has by now."""
+    inputs = {f"{part.name}/{MANIFEST}": file_sha256(part / MANIFEST) for part in stage_folders(run)}
+    # The bytes that the stages ran: a later version of pgolf may write the same recipe with more fields.
+    recorded = file_sha256(run.path / RECIPE)
+    write_manifest(folder, "record", recipe, inputs, {}, recipe_sha256=recorded, stamp=table.stamp)
 
 
 def stage_folders(run: RunFolder) -> tuple[Path, Path, Path]:

@@ -35,7 +35,10 @@ REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def report_html(recipe: Recipe, facts: Facts, table: StageTable, verdicts: Sequence[Verdict], plots: Path) -> str:
-    """Render the report. verdicts: the auditor's. plots: the folder of the SVG files that are put into it."""
+    """Render the report.
+
+    verdicts: the auditor's, of all files but this one. plots: the folder of the SVG files that are put into it.
+    """
     drawn = {file.stem: inline_svg(file.read_text(), file.stem) for file in sorted(plots.glob("*.svg"))}
     judged = {"verdicts": sorted(verdicts, key=lambda v: ORDER.index(v.verdict)), "overall": overall(verdicts)}
     return render("report.html.j2", **view(recipe, facts, table), **judged, plots=drawn, palette=PALETTE)

@@ -11,16 +11,17 @@ import math
 import numpy as np
 import torch
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .plots import PALETTE, STYLE, label_right, new_figure
+from .plots import PALETTE, STYLE, count_along, label_right, new_figure
 
 # Points of a curve over the stream: two to a pixel of the page.
 POINTS = 1400
+# Numbers along the stream: five of eight digits are as many as fit.
+NUMBERS = 5
 # The first share of the stream is not drawn: a mean of few targets jumps, and presses the rest flat.
 UNSETTLED = 0.05
 # Chunks from which on single ones are dots around their running mean, and the share of them that it takes in.
@@ -52,7 +53,8 @@ def running_figure(nats: dict[str, Tensor], target_bytes: Tensor) -> Figure:
         label_right(axes, labels)
         axes.set_xlim(0, places[-1] * 1.01)
         axes.set_ylabel("bits per byte\nfrom the beginning to here")
-        _over_the_stream(axes, "targets scored")
+        axes.set_xlabel("targets scored")
+        count_along(axes, NUMBERS)
     return figure
 
 
@@ -96,15 +98,9 @@ def gains_figure(frozen: Tensor, adapted: Tensor, target_bytes: Tensor, chunks: 
             axes.plot(number[width // 2 : width // 2 + len(smooth)], smooth, color=PALETTE["first"], linewidth=1.8)
         axes.set_ylabel("bits per byte gained\n(frozen less adapted)")
         axes.margins(x=0.01)
-        _over_the_stream(axes, f"chunk of {np.median(np.diff(edges)):,.0f} targets")
+        axes.set_xlabel(f"chunk of {np.median(np.diff(edges)):,.0f} targets")
+        count_along(axes, NUMBERS)
     return figure
-
-
-def _over_the_stream(axes: Axes, label: str) -> None:
-    """Name the axis of places in the stream; five numbers of eight digits are as many as fit."""
-    axes.set_xlabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
 def token_figure(nats: Tensor, target_bytes: Tensor) -> Figure:
@@ -153,8 +149,9 @@ def position_figure(nats: Tensor, window: int, bytes_per_token: float, sliding_b
         axes.fill_between(centre, mean - error, mean + error, color=PALETTE["first"], alpha=0.2, linewidth=0)
         axes.plot(centre, mean, color=PALETTE["first"], linewidth=1.6, marker="o", markersize=3.5)
         means = [(plain, f"plain {plain:.4f}", "muted"), (sliding_bpb, f"sliding {sliding_bpb:.4f}", "second")]
-        for value, _, colour in means:
-            axes.axhline(value, color=PALETTE[colour], linewidth=1.1, linestyle=(0, (4, 3)))
+        # The dashes of one line lie in the gaps of the other, so both are seen where they coincide.
+        for number, (value, _, colour) in enumerate(means):
+            axes.axhline(value, color=PALETTE[colour], linewidth=1.1, linestyle=(6 * number, (5, 7)))
         label_right(axes, means)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -191,10 +188,11 @@ def _position_sums(nats: Tensor, window: int) -> tuple[np.ndarray, np.ndarray, n
 
 
 def _position_title(nats: Tensor, window: int, scale: float) -> str:
-    """Say what the first sixteenth and the second half of the window cost."""
+    """Say what the first sixteenth and the second half of the window cost, as far as the text fills it."""
     count, total, _ = _position_sums(nats, window)
-    few, half = max(window // 16, 1), window // 2
-    early = total[:few].sum() / max(count[:few].sum(), 1) * scale
-    late = total[half:].sum() / max(count[half:].sum(), 1) * scale
+    filled = int(np.count_nonzero(count))
+    few, half = max(filled // 16, 1), filled // 2
+    early = total[:few].sum() / count[:few].sum() * scale
+    late = total[half:].sum() / count[half:].sum() * scale
     first = f"{few:,} tokens" if few > 1 else "one token"
     return f"{early:.2f} BPB with up to {first} of context, {late:.2f} with more than {half:,}"

@@ -28,7 +28,8 @@ from pgolf.compare import read_seeds
 from pgolf.corpus.build import CorpusConfig
 from pgolf.corpus.fineweb import ChallengeShards
 from pgolf.corpus.splits import file_sha256
-from pgolf.leaderboard import read_named, write_page
+from pgolf.entries import read_entries
+from pgolf.leaderboard import write_page
 from pgolf.publication import judge_record, reasons_against_ranking
 from pgolf.record import write_record
 from pgolf.stages import JUDGE_GPU, JUDGE_GPUS
@@ -404,7 +405,7 @@ def test_comparable_is_what_the_recipe_says(record):
     set_in(record / "submission.json", "pgolf", "validation_text", "comparable", to=True)
     seal(record)
     assert any("embedded prose" in reason for reason in reasons_against_ranking(record, judge_record(record, "strict")))
-    (entry,) = read_named(str(record))
+    (entry,), _ = read_entries([str(record)], record)
     assert entry.text.startswith("embedded prose") and entry.against
 
 

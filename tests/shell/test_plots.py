@@ -62,6 +62,24 @@ def test_figures_state_their_finding():
     assert "2.000 bytes" in figure.axes[0].get_ylabel()
 
 
+def test_a_text_shorter_than_the_window_is_described_as_far_as_it_goes():
+    """Nobody scored a target with more context than there is: no figure may stand for it."""
+    nats = torch.full((5,), 0.6931471805599453, dtype=torch.float64)
+    title = position_figure(nats, WINDOW, 2.0, 0.5).get_suptitle()
+    assert title == "0.50 BPB with up to one token of context, 0.50 with more than 2"
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 999])
+def test_whole_numbers_stand_along_the_bottom_once_each(steps):
+    chunks = list(range(0, 2000, 2000 // min(steps, 100)))
+    nats, target_bytes = torch.ones(2000, dtype=torch.float64), torch.ones(2000, dtype=torch.int16)
+    for figure in (loss_figure(training_log(steps)), gains_figure(nats, 0.9 * nats, target_bytes, chunks)):
+        axes = figure.axes[-1]
+        figure.draw_without_rendering()
+        places = [place for place in axes.get_xticks() if axes.get_xlim()[0] <= place <= axes.get_xlim()[1]]
+        assert places and all(place == round(place) for place in places)
+
+
 def test_history_keeps_the_last_account_of_a_resumed_run():
     steps = [10, 20, 30, 20, 30, 40]
     events = [{"event": "step", "step": step, "turn": turn} for turn, step in enumerate(steps)]

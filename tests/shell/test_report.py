@@ -1,7 +1,9 @@
 """The report's figures and verdicts: those of the run, and nothing for what did not run."""
 
+import html
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -49,14 +51,25 @@ def rows(text, heading):
 
 def test_the_verdicts_are_the_auditors(frozen):
     facts, hardware = audit_folder(frozen.record)
-    expected = {(v.fact.rule, v.fact.name): v.verdict for v in judge(facts, load_policy("strict"), hardware)}
-    shown = {(rule, name): verdict for verdict, rule, name, *_ in rows(page(frozen), "What the auditor says")}
-    # The manifest holds the hash of this very page, so it is written behind it.
-    for name in ("files match their hashes", "hash chain", "sizes", "stamp"):
-        assert shown.pop(("E3", name)) == "UNKNOWN"
-        assert expected.pop(("E3", name)) == "PASS"
+    verdicts = judge(facts, load_policy("strict"), hardware)
+    expected = {(v.fact.rule, v.fact.name): (v.verdict, v.fact.found) for v in verdicts}
+    shown = {(row[1], row[2]): (row[0], html.unescape(row[3])) for row in rows(page(frozen), "What the auditor says")}
+    # The finished record has one file more than the page could compare: the page.
+    files = len(json.loads((frozen.record / MANIFEST).read_text())["outputs"])
+    assert expected.pop(("E3", "files match their hashes")) == ("PASS", f"{files} files do")
+    assert shown.pop(("E3", "files match their hashes")) == ("PASS", f"{files - 1} files do")
     assert shown == expected and len(shown) > 20
-    assert "UNKNOWN" in shown.values() and "PASS" in shown.values() and "FAIL" not in shown.values()
+    assert {verdict for verdict, _ in shown.values()} == {"UNKNOWN", "PASS"}
+
+
+def test_the_page_itself_is_compared_by_the_auditor(frozen, tmp_path):
+    """It says that its own hash is not among those that it shows; in the finished record it is one of them."""
+    assert "hashes are those of all files but this page" in " ".join(page(frozen).split())
+    altered = shutil.copytree(frozen.record, tmp_path / "altered")
+    (altered / "report.html").write_text(page(frozen).replace("PASS", "pass"))
+    facts, _ = audit_folder(altered)
+    (found,) = [fact for fact in facts if fact.name == "files match their hashes"]
+    assert found.holds is False and found.found == "report.html"
 
 
 def test_an_adapted_run_shows_both_curves_and_the_gains(adapted, frozen):
