@@ -15,18 +15,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from tyro.conf import Positional, subcommand
-
-from modeling_pgolf.errors import PGolfError
+from tyro.conf import Positional, arg, subcommand
 
 from .hub_verbs import Pull, Push, Verify, pull_record, push_record, verify_record
+from .place import Place
+from .refusals import TellRefusals
+
+RECIPE_HELP = (
+    "a recipe file; behind it any of its fields can be overridden, like --training.iterations 100, and "
+    "pgolf VERB RECIPE --help lists them"
+)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of RECIPE; then --root DIR, --run NAME, --reuse RUN, and overrides like --training.iterations 100."""
+    """One stage of a recipe, or all of them, as help shows it; ``parse_job`` reads options and overrides."""
 
-    recipe: Positional[Path]
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE", help=RECIPE_HELP)]
+    place: Annotated[Place, arg(name="")]
 
 
 @dataclass(frozen=True)
@@ -123,45 +129,51 @@ STAGE_VERBS = tuple(verb for verb, (kind, _) in VERBS.items() if kind is Stage)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; exits with status 1 and one line on errors that pgolf raises on purpose."""
-    arguments = sys.argv[1:] if argv is None else argv
-    try:
-        run_verb(arguments)
-    except PGolfError as error:
-        print(f"pgolf: {type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(1)
+    """Run the command line; exits with status 1 and one line on what pgolf refuses."""
+    with TellRefusals():
+        run_verb(sys.argv[1:] if argv is None else argv)
 
 
 def run_verb(arguments: list[str]) -> None:
     """Parse the verb and do it."""
     if len(arguments) > 1 and arguments[0] in STAGE_VERBS and not arguments[1].startswith("-"):
-        run_stage(arguments[0], Path(arguments[1]), arguments[2:])
+        run_stage(arguments[0], arguments[1], arguments[2:])
         return
     kinds = [Annotated[kind, subcommand(name=verb, description=text)] for verb, (kind, text) in VERBS.items()]
     commands: Any = functools.reduce(operator.or_, kinds)
     command: Any = tyro.cli(commands, args=arguments, prog="pgolf")
-    DOERS[type(command)](command)
+    if isinstance(command, Stage):  # with the recipe behind the options, where the usage line has it
+        rest = arguments[1:]
+        rest.remove(command.recipe)
+        run_stage(arguments[0], command.recipe, rest)
+    else:
+        DOERS[type(command)](command)
 
 
-def run_stage(verb: str, recipe: Path, rest: list[str]) -> None:
-    """Do one stage, or all of them."""
+def run_stage(verb: str, recipe: str, rest: list[str]) -> None:
+    """Do one stage, or all of them; what is wrong with them is refused before anything is launched."""
     # Imported here: torch and transformers take seconds, and help and diff do without them.
     from . import job as jobs
     from . import run
-    from .launch import DOORS, run_and_wait
+    from .launch import DOORS, process_count, run_and_wait
+    from .readiness import check_ready
+    from .workdir import open_run
 
-    job = jobs.parse_job(recipe, rest)  # bad overrides fail here, before anything is launched
-    if verb in DOORS:
-        run_and_wait(verb, [str(recipe), *rest])
-    elif verb == "corpus":
+    job = jobs.parse_job(Path(recipe), rest)
+    if verb == "corpus":
         print(jobs.open_job_corpus(job).folder)
     elif verb == "record":
         run.record(job)
     else:
-        jobs.open_job_corpus(job)
-        for stage in DOORS:
-            run_and_wait(stage, [str(recipe), *rest])
-        run.record(job)
+        stages = list(DOORS) if verb == "run" else [verb]
+        check_ready(job, stages[0], process_count())
+        if verb == "run":
+            jobs.open_job_corpus(job)
+        open_run(job.place.root, job.place.run, job.recipe)  # last: what was refused leaves no folder behind
+        for stage in stages:
+            run_and_wait(stage, [recipe, *rest])
+        if verb == "run":
+            run.record(job)
 
 
 def show_diff(command: Diff) -> None:

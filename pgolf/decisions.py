@@ -17,7 +17,8 @@ from typing import Any
 
 from modeling_pgolf.configuration_pgolf import PGolfConfig
 
-from .job import Job, Place
+from .job import Job
+from .place import Place
 
 # The value of an expression that the recipe does not settle.
 OPEN = object()

@@ -1,7 +1,7 @@
 """A job: a recipe with the place of its run, and the data that both name.
 
-A job is refused before anything is written: where an override is wrong, a model contradicts itself, or a package that
-its export needs is missing.
+A job is refused before anything is written: where an override is wrong, a model contradicts itself or has too few
+token ids, or a package that its export or its trackers need is missing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
 
 import torch
 import tyro
@@ -20,13 +19,14 @@ from modeling_pgolf.byte_codecs import require
 from modeling_pgolf.errors import RecipeError
 from training.batches import TrainTokens
 
-from .corpus.build import Corpus, SentencePieceModel, build_corpus, describe
+from .corpus.build import Corpus, SentencePieceModel, TrainBpe, build_corpus, describe
 from .corpus.fineweb import ChallengeShards
 from .corpus.local import LocalFolder
 from .corpus.shards import WatchedShard
 from .corpus.stream import TextStream
+from .place import Place
 from .recipe import Recipe, check_name, flat, load_recipe, with_overrides
-from .trackers import Tracker
+from .trackers import require_trackers
 
 # Parts of a corpus that are files of this machine.
 ON_DISK = (LocalFolder, SentencePieceModel)
@@ -44,35 +44,28 @@ COUNTS = (
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a run lives, ``ROOT/runs/RUN`` and ``ROOT/corpora``, and which trackers may watch it.
-
-    reuse: another run below ROOT, whose checkpoint, and artifact where that is the same too, need not be made again.
-    """
-
-    root: Path = Path()
-    run: str | None = None
-    reuse: str | None = None
-    trackers: tuple[Tracker, ...] = ()
-
-
-@dataclass(frozen=True)
 class Job:
     """A recipe with the place of its run."""
 
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
-    place: Annotated[Place, tyro.conf.arg(name="")]
+    recipe: Recipe
+    place: Place
 
 
 def parse_job(recipe_file: Path, arguments: list[str]) -> Job:
-    """Read a recipe and apply ``--root``, ``--run``, ``--reuse`` and dotted overrides to it."""
+    """Read a recipe and apply dotted overrides to it; the options of ``Place`` say where it runs.
+
+    Raises what the parts of pgolf have against the job, EnvironmentMismatch for packages that it lacks.
+    """
     place, rest = tyro.cli(Place, args=arguments, return_unknown_args=True, add_help=False)
     recipe = with_overrides(load_recipe(recipe_file), rest)
     for name in (recipe.name, *filter(None, (place.run, place.reuse))):
         check_name(name)
     check_counts(recipe)
     recipe.model_config()  # raises where the model contradicts itself
+    if isinstance(recipe.corpus.tokenizer, TrainBpe):
+        check_vocabulary(recipe.corpus.tokenizer.vocab_size, recipe)
     require(recipe.quantization.codec)
+    require_trackers(place.trackers)
     return Job(recipe, place)
 
 
@@ -89,6 +82,15 @@ def check_counts(recipe: Recipe) -> None:
         )
 
 
+def check_vocabulary(tokens: int, recipe: Recipe) -> None:
+    """Raise RecipeError where the model has too few token ids for a tokenizer of so many."""
+    if tokens > recipe.model.vocab_size:
+        raise RecipeError(
+            f"the tokenizer has {tokens} tokens, model.vocab_size is {recipe.model.vocab_size}: raise it to {tokens}, "
+            "or choose a smaller tokenizer"
+        )
+
+
 def corpus_folder(job: Job) -> Path:
     """Return the folder of the recipe's corpus, named by what it is made of and where its files lie."""
     corpus = job.recipe.corpus
@@ -100,10 +102,7 @@ def corpus_folder(job: Job) -> Path:
 def open_job_corpus(job: Job) -> Corpus:
     """Build the recipe's corpus, or open it; raises RecipeError where the model has too few token ids for it."""
     corpus = build_corpus(job.recipe.corpus, corpus_folder(job))
-    if len(corpus.tokenizer) > job.recipe.model.vocab_size:
-        raise RecipeError(
-            f"the tokenizer has {len(corpus.tokenizer)} tokens, model.vocab_size is {job.recipe.model.vocab_size}"
-        )
+    check_vocabulary(len(corpus.tokenizer), job.recipe)
     return corpus
 
 

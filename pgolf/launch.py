@@ -19,6 +19,11 @@ from .siblings import ROOT
 DOORS = {"train": "training/train.py", "export": "quantization/export.py", "score": "evaluation/score.py"}
 
 
+def process_count() -> int:
+    """Return how many processes train and score: one a GPU of this machine, one where it has none."""
+    return max(torch.cuda.device_count(), 1)
+
+
 def launch_command(stage: str, arguments: Sequence[str]) -> list[str]:
     """Return the command that runs a stage with ``arguments`` on every GPU of this machine, or on its CPU."""
     door = str(ROOT / DOORS[stage])
@@ -29,7 +34,7 @@ def launch_command(stage: str, arguments: Sequence[str]) -> list[str]:
     placement = ["--multi_gpu"] if gpus > 1 else [] if gpus else ["--cpu", *threads]
     plain = [
         "--num_processes",
-        str(max(gpus, 1)),
+        str(process_count()),
         "--num_machines",
         "1",
         "--mixed_precision",

@@ -1,10 +1,14 @@
-"""The end of a process group."""
+"""The processes of one launch: how they end together, and which of them says why."""
 
 from __future__ import annotations
 
 import gc
+import time
 
 import torch.distributed as dist
+
+# Seconds. A launcher ends the other processes of its machine within a second or two of the first that ends.
+PATIENCE = 10.0
 
 
 def leave_process_group() -> None:
@@ -19,3 +23,13 @@ def leave_process_group() -> None:
     gc.collect()
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def leave_first_the_word() -> None:
+    """Wait, unless this is the first process of its machine, before this process says why it ends.
+
+    What is refused is mostly refused by all of them at once: the first says so and ends, and the launcher ends the
+    others while they wait. One that is alone with what it found says it after the wait, so nothing is lost.
+    """
+    if dist.is_available() and dist.get_node_local_rank(fallback_rank=0):
+        time.sleep(PATIENCE)

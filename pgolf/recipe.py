@@ -142,7 +142,7 @@ def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
         default=recipe,
         args=list(overrides),
         prog="pgolf VERB RECIPE",
-        description=f"Overrides of the recipe '{recipe.name}'.",
+        description=f"Overrides of the recipe '{recipe.name}'; pgolf VERB --help shows where a run lives.",
         config=() if chooses else (tyro.conf.AvoidSubcommands,),
     )
     return changed

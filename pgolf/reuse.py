@@ -18,7 +18,7 @@ from modeling_pgolf.errors import FormatError, RecipeError
 from .corpus.splits import file_sha256
 from .job import Job
 from .recipe import differences, load_recipe, recipe_hash
-from .workdir import MANIFEST, RunFolder, building, check_outputs, read_manifest, write_text
+from .workdir import MANIFEST, RECIPE, RunFolder, building, check_outputs, read_manifest, write_text
 
 # What the outcome of a stage follows from, by part of the recipe; scoring reads all of it.
 READ_BY = {
@@ -31,25 +31,42 @@ def reused(job: Job, run: RunFolder, stage: str) -> bool:
     """Take over what ``--reuse`` allows, up to ``stage``; says whether that stage itself needs no running.
 
     What the run has made itself stays, and a stage of it that is asked for again runs again.
-    Raises RecipeError where the other run does not exist or was not trained like this one, FormatError where its
-    files were changed. All processes of a stage call it; the main one copies.
+    Raises like ``to_take``. All processes of a stage call it; the main one copies.
     """
     if job.place.reuse is None:
         return False
-    other = RunFolder(run.path.parent / job.place.reuse)
-    changed = changed_parts(other, run, job)
+    taken = to_take(job, run)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    taken = {"train": not run.checkpoint.exists()}
-    taken["export"] = other.artifact.exists() and not run.artifact.exists() and not changed & READ_BY["export"]
     accelerator.wait_for_everyone()  # all have looked before the first writes
     with accelerator.main_process_first():
         if accelerator.is_main_process:
-            if taken["train"]:
-                write_text(run.log, read_log(other))
-                take_over(other.checkpoint, run.checkpoint, job)
-            if taken["export"] and stage != "train":
-                take_over(other.artifact, run.artifact, job)
-    return taken.get(stage, False)
+            if "train" in taken:
+                write_text(run.log, read_log(taken["train"]))
+                take_over(taken["train"].checkpoint, run.checkpoint, job)
+            if "export" in taken and stage != "train":
+                take_over(taken["export"].artifact, run.artifact, job)
+    return stage in taken
+
+
+def to_take(job: Job, run: RunFolder) -> dict[str, RunFolder]:
+    """Return the stages that ``--reuse`` lets this run take over, and the run that has them; none without it.
+
+    Raises RecipeError where the other run does not exist or was not trained like this one, FormatError where its
+    files were changed.
+    """
+    if job.place.reuse is None:
+        return {}
+    other = RunFolder(run.path.parent / job.place.reuse)
+    changed = changed_parts(other, run, job)
+    taken = {}
+    if not run.checkpoint.exists():
+        read_log(other)
+        check_outputs(other.checkpoint)
+        taken["train"] = other
+    if other.artifact.exists() and not run.artifact.exists() and not changed & READ_BY["export"]:
+        check_outputs(other.artifact)
+        taken["export"] = other
+    return taken
 
 
 def read_log(run: RunFolder) -> str:
@@ -61,7 +78,7 @@ def read_log(run: RunFolder) -> str:
 
 def changed_parts(other: RunFolder, run: RunFolder, job: Job) -> set[str]:
     """Return the parts in which the recipes differ; raises RecipeError where training is one of them."""
-    kept = other.path / "recipe.json"
+    kept = other.path / RECIPE
     if other.path.resolve() == run.path.resolve() or not kept.exists():
         raise RecipeError(f"--reuse {other.path.name} names no other run; {other.path.parent} holds the runs there are")
     changed = [field for field, *_ in differences(load_recipe(kept), job.recipe)]
@@ -78,8 +95,8 @@ def changed_parts(other: RunFolder, run: RunFolder, job: Job) -> set[str]:
 
 
 def take_over(source: Path, target: Path, job: Job) -> None:
-    """Copy a finished stage; the manifest names the run that it is from."""
-    manifest = check_outputs(source)
+    """Copy a finished stage that was checked; the manifest names the run that it is from."""
+    manifest = read_manifest(source)
     origin = {"run": job.place.reuse, "recipe_sha256": manifest["recipe_sha256"]}
     origin = manifest.get("reused_from", origin)  # the run that made it, not one that took it over too
     with building(target) as folder:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -30,7 +28,7 @@ from evaluation.config import EvaluationConfig
 from evaluation.ledger import Ledger, Score
 from evaluation.scorer import score
 from evaluation.windows import ValidationTokens
-from modeling_pgolf.errors import PGolfError, RecipeError
+from modeling_pgolf.errors import RecipeError
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from modeling_pgolf.quantization_pgolf import read_track
 from training.batches import TrainTokens
@@ -46,21 +44,20 @@ from .corpus.stream import TextStream
 from .exporting import export_checkpoint
 from .fine_tune_text import fine_tune_text
 from .job import Job, open_job_corpus, parse_job, training_tokens, validation_tokens
-from .processes import leave_process_group
+from .processes import leave_first_the_word, leave_process_group
 from .recipe import Recipe
 from .record import TARGET_BYTES, write_record
+from .refusals import TellRefusals
 from .reuse import reused
 from .stages import as_text, passes, stage_table
 from .track import check_track, mark_checkpoint
-from .trackers import require_trackers, start_trackers
-from .workdir import RunFolder, building, check_outputs, open_run, refused_by_disk, write_manifest, write_text
+from .trackers import start_trackers
+from .workdir import RunFolder, building, check_outputs, open_run, write_manifest, write_text
 
 
 def train(job: Job, run: RunFolder) -> None:
     """Train the recipe's model; writes ``checkpoint/`` and ``log.jsonl``."""
     recipe, trackers = job.recipe, job.place.trackers
-    if trackers:
-        require_trackers(trackers)
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=list(trackers) or None, project_dir=run.path)
     corpus = shared_corpus(job, accelerator)
     set_seed(recipe.training.seed)
@@ -235,10 +232,13 @@ STAGES: dict[str, Callable[[Job, RunFolder], None]] = {"train": train, "export":
 
 
 def door(stage: str, arguments: list[str]) -> None:
-    """Run one stage from the command line: ``RECIPE [--root DIR] [--run NAME] [--reuse RUN] [overrides]``."""
+    """Run one stage from the command line: ``RECIPE``, then options of ``Place`` and overrides.
+
+    Every process of a launch comes through it; exits with status 1 and one line where the stage is refused.
+    """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    try:
+    with TellRefusals(before_telling=leave_first_the_word):
         if not arguments or arguments[0].startswith("-"):
             raise RecipeError(f"the {stage} stage needs a recipe file as its first argument, like recipes/demo.py")
         job = parse_job(Path(arguments[0]), arguments[1:])
@@ -246,11 +246,3 @@ def door(stage: str, arguments: list[str]) -> None:
         if not reused(job, run, stage):
             STAGES[stage](job, run)
         leave_process_group()
-    except PGolfError as error:
-        print(f"pgolf: {type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(1)
-    except (OSError, SafetensorError) as error:
-        if not refused_by_disk(error):
-            raise
-        print(f"pgolf: the disk refuses ({error}); complete folders are kept: free space, start again", file=sys.stderr)
-        sys.exit(1)

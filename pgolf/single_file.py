@@ -16,7 +16,8 @@ from transformers.utils import logging as transformers_logging
 from quantization.budget import check_budget
 
 from .artifact import WEIGHTS
-from .job import Job, Place
+from .job import Job
+from .place import Place
 from .processes import leave_process_group
 from .recipe import parse_recipe
 from .run import export, score_artifact, train

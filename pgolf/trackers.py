@@ -9,15 +9,15 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from accelerate import Accelerator
 
 from modeling_pgolf.errors import EnvironmentMismatch
 
+from .place import Tracker
 from .recipe import Recipe, flat
 
-Tracker = Literal["tensorboard", "trackio", "wandb"]
 Log = Callable[[dict[str, Any]], None]
 
 

@@ -6,7 +6,6 @@ out, by which recipe, code, versions and hardware, in how many seconds. Records 
 
 from __future__ import annotations
 
-import errno
 import importlib.metadata
 import json
 import os
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from modeling_pgolf.errors import FormatError, RecipeError
 
@@ -29,8 +27,7 @@ from .corpus.splits import file_sha256
 from .recipe import Recipe, parse_recipe, recipe_hash, recipe_json
 from .siblings import ROOT
 
-MANIFEST = "manifest.json"
-DISK_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+MANIFEST, RECIPE = "manifest.json", "recipe.json"
 # Packages whose version can change a number.
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "zstandard", "numpy")
 
@@ -73,19 +70,39 @@ class RunFolder:
 
 
 def open_run(root: Path, run: str | None, recipe: Recipe) -> RunFolder:
-    """Open the folder of a run, or start it; raises RecipeError where another recipe lives there."""
+    """Open the folder of a run, or start it; raises RecipeError like ``run_folder``, and where it cannot be made."""
+    home = run_folder(root, run, recipe)
+    kept = home.path / RECIPE
+    if not kept.exists():
+        with reachable(home.path):
+            home.path.mkdir(parents=True, exist_ok=True)
+        write_text(kept, recipe_json(recipe))
+    return home
+
+
+def run_folder(root: Path, run: str | None, recipe: Recipe) -> RunFolder:
+    """Name the folder of a run, started or not; raises RecipeError where another recipe lives there."""
     folder = root / "runs" / (run or recipe.name)
-    kept = folder / "recipe.json"
-    if kept.exists():
-        if parse_recipe(kept.read_text()) != recipe:
+    kept = folder / RECIPE
+    with reachable(folder):
+        if kept.exists() and parse_recipe(kept.read_text()) != recipe:
             raise RecipeError(
                 f"{folder} holds a run of another recipe or other overrides; give this one its own --run NAME, "
                 "or remove that folder"
             )
-        return RunFolder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(kept, recipe_json(recipe))
     return RunFolder(folder)
+
+
+@contextmanager
+def reachable(folder: Path) -> Iterator[None]:
+    """Raise RecipeError where the operating system gives no access to ``folder``."""
+    try:
+        yield
+    except OSError as error:
+        raise RecipeError(
+            f"asked for the run folder {folder}; found: {error.strerror or error}; choose a --root whose files you may "
+            "read and write"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -96,13 +113,6 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
-
-
-def refused_by_disk(error: OSError | SafetensorError) -> bool:
-    """Say whether a file could not be written because its disk is full, over quota or read-only."""
-    if isinstance(error, SafetensorError):
-        return "I/O error" in str(error)
-    return error.errno in DISK_REFUSALS
 
 
 @contextmanager

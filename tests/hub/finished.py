@@ -7,7 +7,8 @@ from evaluation.config import EvaluationConfig
 from pgolf import run as stages
 from pgolf.corpus.build import CorpusConfig, TrainBpe
 from pgolf.corpus.local import LocalFolder
-from pgolf.job import Job, Place
+from pgolf.job import Job
+from pgolf.place import Place
 from pgolf.recipe import ModelConfig, Recipe
 from pgolf.workdir import open_run
 from quantization.config import QuantizationConfig

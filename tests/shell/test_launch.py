@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from pgolf import launch
+
 # Stands for a launcher that ends at once when it is asked to, and a training process below it that saves first.
 LAUNCHER = """
 import signal, subprocess, sys
@@ -49,6 +51,14 @@ def test_a_signal_reaches_the_processes_of_a_stage(tmp_path, kind):
     verb.send_signal(kind)
     assert verb.wait(30) not in (0, None)
     assert waited_for(tmp_path / "saved", str(int(kind)))
+
+
+@pytest.mark.parametrize(("gpus", "processes"), [(0, 1), (1, 1), (4, 4)])
+def test_there_is_one_process_a_gpu(monkeypatch, gpus, processes):
+    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: gpus)
+    command = launch.launch_command("train", ["RECIPE"])
+    assert command[command.index("--num_processes") + 1] == str(launch.process_count()) == str(processes)
+    assert ("--multi_gpu" in command, "--cpu" in command) == (gpus > 1, gpus == 0)
 
 
 @pytest.mark.parametrize("status", [0, 3])

@@ -8,7 +8,8 @@ import pytest
 from shell.finished_run import finish, tiny_recipe, write_scores
 
 from pgolf import run as stages
-from pgolf.job import Job, Place
+from pgolf.job import Job
+from pgolf.place import Place
 from pgolf.recipe import recipe_hash, recipe_json
 from pgolf.run import door
 from pgolf.workdir import RunFolder, check_outputs, file_hashes

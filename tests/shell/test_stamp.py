@@ -19,7 +19,8 @@ from pgolf.audit.facts import track_fact
 from pgolf.cli import main
 from pgolf.corpus.splits import file_sha256
 from pgolf.integrity import check_record, integrity
-from pgolf.job import Job, Place
+from pgolf.job import Job
+from pgolf.place import Place
 from pgolf.publication import judge_record, reasons_against_ranking
 from pgolf.recipe import load_recipe, with_overrides
 from pgolf.siblings import ROOT

@@ -1,0 +1,38 @@
+"""Readiness: what a stage would refuse as it starts is refused before processes are started for it.
+
+Its own functions are asked, and nothing is written. They ask again in every process of the stage, because doors
+are started by hand too, and something may have changed since.
+"""
+
+from __future__ import annotations
+
+from modeling_pgolf.quantization_pgolf import read_track
+from training.batches import calls_per_step
+
+from .artifact import WEIGHTS
+from .corpus.build import FACTS_FILE
+from .job import Job, corpus_folder, open_job_corpus
+from .reuse import to_take
+from .track import check_track, checkpoint_track
+from .workdir import check_outputs, run_folder
+
+
+def check_ready(job: Job, stage: str, processes: int) -> None:
+    """Raise what ``processes`` of this stage would raise before they do any work.
+
+    A corpus is opened where it is there, and not built: what is wrong with its source shows later.
+    """
+    run = run_folder(job.place.root, job.place.run, job.recipe)
+    taken = to_take(job, run)
+    if stage in taken:
+        return
+    if stage == "train":
+        calls_per_step(job.recipe.training, processes)
+    elif stage == "export" and "train" not in taken:
+        check_outputs(run.checkpoint)
+        check_track(job.recipe.track, run.checkpoint, checkpoint_track(run.checkpoint))
+    elif stage == "score" and "export" not in taken:
+        check_outputs(run.artifact)
+        check_track(job.recipe.track, run.artifact, read_track(run.artifact / WEIGHTS))
+    if stage != "export" and (corpus_folder(job) / FACTS_FILE).is_file():
+        open_job_corpus(job)
