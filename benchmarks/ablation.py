@@ -21,7 +21,6 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 import tyro
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
 
@@ -30,6 +29,7 @@ from modeling_pgolf.errors import RecipeError
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from pgolf.convert import load_exactly
 from pgolf.job import Job, open_job_corpus, parse_job, validation_tokens
+from pgolf.processes import join_processes
 from pgolf.run import plain_score
 from quantization.compress import compress, dequantized
 from training.batches import TrainTokens
@@ -102,7 +102,7 @@ def main() -> None:
     """Train the trunk, replay, and write what every variant scores."""
     arguments, rest = tyro.cli(Arguments, args=sys.argv[2:], return_unknown_args=True, add_help=False)
     job = parse_job(Path(sys.argv[1]), rest)
-    recipe, accelerator = job.recipe, Accelerator(cpu=not torch.cuda.is_available())
+    recipe, accelerator = job.recipe, join_processes()
     training = replace(recipe.training, checkpoint_every=last_step_of_trunk(recipe.training))
     corpus = open_job_corpus(job)
     set_seed(recipe.training.seed)

@@ -18,14 +18,13 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 import tyro
-from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from evaluation.config import EvaluationConfig
 from evaluation.scorer import score
 from evaluation.windows import ValidationTokens
 from pgolf.corpus.shards import open_shard
-from pgolf.processes import leave_process_group
+from pgolf.processes import join_processes, leave_process_group
 from pgolf.run import load_artifact
 
 
@@ -45,7 +44,7 @@ class Arguments:
 def main() -> None:
     """Score the first targets with every batch size and write the differences."""
     a = tyro.cli(Arguments)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = join_processes()
     model = load_artifact(a.artifact).to(accelerator.device)
     tokens = ValidationTokens(torch.from_numpy(open_shard(a.validation)[: a.targets + 1].astype("int64")))
     found = {}

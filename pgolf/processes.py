@@ -1,14 +1,22 @@
-"""The processes of one launch: how they end together, and which of them says why."""
+"""The processes of one launch: how they find one another, end together, and which of them says why."""
 
 from __future__ import annotations
 
 import gc
 import time
+from typing import Any
 
+import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 
 # Seconds. A launcher ends the other processes of its machine within a second or two of the first that ends.
 PATIENCE = 10.0
+
+
+def join_processes(**settings: Any) -> Accelerator:
+    """Join the processes of this launch, on their GPUs where the machine has any, else on its CPU."""
+    return Accelerator(cpu=not torch.cuda.is_available(), **settings)
 
 
 def leave_process_group() -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
 from evaluation.config import EvaluationConfig
 from evaluation.ledger import Event, Ledger, walk
@@ -23,6 +22,7 @@ from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 
 from .block_nats import BlockNats, block_sums
 from .integrity import Finding, Verdict
+from .processes import join_processes
 from .rescore import NOISE, judge_blocks
 from .stages import passes
 
@@ -87,7 +87,7 @@ def run_again(record: Path, rerun: Rerun, tokens: ValidationTokens, count: int) 
 
 def score_chunks(record: Path, config: EvaluationConfig, tokens: ValidationTokens) -> Iterator[Ledger]:
     """Yield the ledger after each chunk; compiled only on a GPU, where that is worth its time."""
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = join_processes()
     config = replace(config, compile=config.compile and torch.cuda.is_available())
     model = PGolfForCausalLM.from_pretrained(record).to(accelerator.device)
     return follow_rule(model, build_rule(model, config, accelerator), tokens, config, accelerator, "again")

@@ -10,13 +10,11 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
-from accelerate import Accelerator
-
 from modeling_pgolf.errors import FormatError, RecipeError
 
 from .corpus.splits import file_sha256
 from .job import Job
+from .processes import join_processes
 from .recipe import differences, load_recipe, recipe_hash
 from .workdir import MANIFEST, RECIPE, RunFolder, building, check_outputs, read_manifest, write_text
 
@@ -36,7 +34,7 @@ def reused(job: Job, run: RunFolder, stage: str) -> bool:
     if job.place.reuse is None:
         return False
     taken = to_take(job, run)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = join_processes()
     accelerator.wait_for_everyone()  # all have looked before the first writes
     with accelerator.main_process_first():
         if accelerator.is_main_process:

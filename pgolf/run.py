@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from safetensors.torch import save_file
@@ -44,7 +43,7 @@ from .corpus.stream import TextStream
 from .exporting import export_checkpoint
 from .fine_tune_text import fine_tune_text
 from .job import Job, open_job_corpus, parse_job, training_tokens, validation_tokens
-from .processes import leave_first_the_word, leave_process_group
+from .processes import join_processes, leave_first_the_word, leave_process_group
 from .recipe import Recipe
 from .record import TARGET_BYTES, write_record
 from .refusals import TellRefusals
@@ -58,7 +57,7 @@ from .workdir import RunFolder, building, check_outputs, open_run, write_manifes
 def train(job: Job, run: RunFolder) -> None:
     """Train the recipe's model; writes ``checkpoint/`` and ``log.jsonl``."""
     recipe, trackers = job.recipe, job.place.trackers
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=list(trackers) or None, project_dir=run.path)
+    accelerator = join_processes(log_with=list(trackers) or None, project_dir=run.path)
     corpus = shared_corpus(job, accelerator)
     set_seed(recipe.training.seed)
     model = PGolfForCausalLM(recipe.model_config())
@@ -159,7 +158,7 @@ def export(job: Job, run: RunFolder, script_bytes: int = 0) -> None:
 
     script_bytes: of a bundle, to be left free beside the weights where they are more than the artifact's own code.
     """
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = join_processes()
 
     def tokens() -> TrainTokens | TextStream:
         return training_tokens(job, shared_corpus(job, accelerator))
@@ -178,7 +177,7 @@ def score_artifact(job: Job, run: RunFolder) -> None:
     recipe = job.recipe
     manifest = check_outputs(run.artifact)
     check_track(recipe.track, run.artifact, read_track(run.artifact / WEIGHTS))
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = join_processes()
     corpus = shared_corpus(job, accelerator)
     model = load_artifact(run.artifact).to(accelerator.device)
     tokens = validation_tokens(corpus)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from accelerate import Accelerator
 from transformers.utils import logging as transformers_logging
 
 from quantization.budget import check_budget
@@ -18,7 +16,7 @@ from quantization.budget import check_budget
 from .artifact import WEIGHTS
 from .job import Job
 from .place import Place
-from .processes import leave_process_group
+from .processes import join_processes, leave_process_group
 from .recipe import parse_recipe
 from .run import export, score_artifact, train
 from .workdir import RunFolder, open_run
@@ -40,7 +38,7 @@ def run_stages(job: Job, run: RunFolder, script_bytes: int) -> None:
     """Train, export and score; raises BudgetError where script and weights are over the limit."""
     train(job, run)
     export(job, run, script_bytes)
-    if Accelerator(cpu=not torch.cuda.is_available()).is_main_process:
+    if join_processes().is_main_process:
         limit = job.recipe.budget.artifact_bytes
         total = check_budget((run.artifact / WEIGHTS).stat().st_size, script_bytes, limit)
         print(f"submission: {total:,} bytes of {limit:,} ({script_bytes:,} of them this script)")
