@@ -114,7 +114,7 @@ def main() -> None:
     plain = replace(frozen, stride=a.window, compile=False)
     report("plain", *timed(lambda: score(model, tokens, plain, accelerator, "plain")))
     learner = ScoreFirst(model, rule, a.window, accelerator, a.compile)
-    adapted, seconds = timed(lambda: run_rule(model, learner, tokens, config, accelerator, "adapted"))
+    adapted, seconds = timed(lambda: list(run_rule(model, learner, tokens, config, accelerator, "adapted"))[-1])
     facts["seconds_per_chunk"] = seconds / sum(event["event"] == "SCORE" for event in adapted.events)
     report("adapted", adapted, seconds)
     (a.out / "ledger.adapted.jsonl").write_text("".join(json.dumps(event) + "\n" for event in adapted.events))

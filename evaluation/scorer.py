@@ -99,7 +99,9 @@ def score(
 
     budget_seconds: when the plan no longer fits, adapting stops and scoring goes on. Shows a progress bar ``title``.
     """
-    return run_rule(model, build_rule(model, config, accelerator), tokens, config, accelerator, title, budget_seconds)
+    rule = build_rule(model, config, accelerator)
+    *_, complete = run_rule(model, rule, tokens, config, accelerator, title, budget_seconds)
+    return complete
 
 
 def build_rule(model: PreTrainedModel, config: EvaluationConfig, accelerator: Accelerator) -> Adaptation:
@@ -108,20 +110,6 @@ def build_rule(model: PreTrainedModel, config: EvaluationConfig, accelerator: Ac
 
 
 def run_rule(
-    model: PreTrainedModel,
-    rule: Adaptation,
-    tokens: ValidationTokens,
-    config: EvaluationConfig,
-    accelerator: Accelerator,
-    title: str = "score",
-    budget_seconds: float = float("inf"),
-) -> Ledger:
-    """Score by a rule to the end and return the complete ledger."""
-    *_, complete = follow_rule(model, rule, tokens, config, accelerator, title, budget_seconds)
-    return complete
-
-
-def follow_rule(
     model: PreTrainedModel,
     rule: Adaptation,
     tokens: ValidationTokens,

@@ -15,7 +15,7 @@ import torch
 
 from evaluation.config import EvaluationConfig
 from evaluation.ledger import Event, Ledger, walk
-from evaluation.scorer import build_rule, chunks, follow_rule
+from evaluation.scorer import build_rule, chunks, run_rule
 from evaluation.windows import ValidationTokens
 from modeling_pgolf.errors import FormatError, LegalityError
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
@@ -90,7 +90,7 @@ def score_chunks(record: Path, config: EvaluationConfig, tokens: ValidationToken
     accelerator = join_processes()
     config = replace(config, compile=config.compile and torch.cuda.is_available())
     model = PGolfForCausalLM.from_pretrained(record).to(accelerator.device)
-    return follow_rule(model, build_rule(model, config, accelerator), tokens, config, accelerator, "again")
+    return run_rule(model, build_rule(model, config, accelerator), tokens, config, accelerator, "again")
 
 
 def after(ledgers: Iterator[Ledger], count: int) -> Ledger:

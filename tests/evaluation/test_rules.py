@@ -81,7 +81,8 @@ class Cheat:
 
 
 def cheating(model, act):
-    return run_rule(model, Cheat(act), ValidationTokens(stream()), config(FrozenConfig()), ACCELERATOR)
+    *_, ledger = run_rule(model, Cheat(act), ValidationTokens(stream()), config(FrozenConfig()), ACCELERATOR)
+    return ledger
 
 
 def test_a_rule_sees_only_scored_text(model):
@@ -145,7 +146,7 @@ def test_frozen_blocks_stand_still(model):
 def test_a_deadline_stops_adapting_and_keeps_scoring(model):
     rule = ScoreFirstConfig(chunk_tokens=32, epochs=2, lr=0.05)
     learner = ScoreFirst(model, rule, 16, ACCELERATOR, compiled=False)
-    ledger = run_rule(model, learner, ValidationTokens(stream(600)), config(rule), ACCELERATOR, budget_seconds=1e-3)
+    *_, ledger = run_rule(model, learner, ValidationTokens(stream(600)), config(rule), ACCELERATOR, budget_seconds=1e-3)
     names = [event["event"] for event in ledger.events]
     assert names.count("DEADLINE") == 1 and "UPDATE" not in names[names.index("DEADLINE") :]
     assert ledger.scored == 599

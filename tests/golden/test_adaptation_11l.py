@@ -45,7 +45,7 @@ def test_adaptation(golden_11l, case):
     adaptation = ScoreFirst(model, rule, config.window, accelerator, compiled=False)
     if entry["qat_flag_left_on"]:
         leave_rounding_on(model, adaptation)
-    ledger = run_rule(
+    *_, ledger = run_rule(
         model,
         adaptation,
         ValidationTokens((tensors if "tokens" in tensors else initial)["tokens"]),

@@ -60,7 +60,7 @@ class Adapted:
         self.model.register_forward_hook(lambda m, args, out: self.losses.append(out.loss.item()))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch.nn.utils, "clip_grad_norm_", self.clip(torch.nn.utils.clip_grad_norm_))
-            self.ledger = run_rule(self.model, self.rule, self.tokens, config, accelerator)
+            *_, self.ledger = run_rule(self.model, self.rule, self.tokens, config, accelerator)
 
     def clip(self, clip):
         """``clip`` itself, with a note of the norm that it found."""

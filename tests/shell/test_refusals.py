@@ -3,10 +3,8 @@
 import errno
 import json
 import os
-import resource
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import pytest
 from safetensors import SafetensorError
@@ -146,18 +144,7 @@ def test_what_a_disk_refuses(error, refused):
     assert refused_by_disk(error) is refused
 
 
-@contextmanager
-def full_disk(limit_bytes):
-    """Let the operating system refuse every file that grows over a size."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_full_disk_ends_the_saving_of_a_tokenizer_with_one_line(tmp_path, capsys):
+def test_a_full_disk_ends_the_saving_of_a_tokenizer_with_one_line(tmp_path, capsys, full_disk):
     """The library in Rust that writes it raises a plain Exception."""
     (tmp_path / "text").mkdir()
     words = " ".join(f"word{number} of{number % 7} many" for number in range(400))

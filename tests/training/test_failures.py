@@ -7,13 +7,11 @@ import json
 import multiprocessing
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,17 +39,6 @@ LONG = replace(CONFIG, iterations=10)
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
     monkeypatch.setattr(telemetry, "tqdm", lambda **options: tqdm(**{**options, "disable": True}))
-
-
-@contextmanager
-def full_disk(limit_bytes):
-    """Let the operating system refuse every file that grows over a size."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def before_step(patch, number, happen):
@@ -139,7 +126,7 @@ def test_a_worker_that_dies_is_named(stream):
             batches.next_step()
 
 
-def test_a_disk_that_is_full_when_a_state_is_written(tmp_path, monkeypatch):
+def test_a_disk_that_is_full_when_a_state_is_written(tmp_path, monkeypatch, full_disk):
     tokens = TrainTokens([random_tokens()])
     weights, _ = train(tokens, LONG, tmp_path / "whole")
     limits = full_disk(50_000)
@@ -222,14 +209,14 @@ def test_a_shard_that_is_cut_under_a_run_ends_it_with_status_1(recipe, tmp_path)
     assert any(states.glob("step-*")) and not (tmp_path / "runs" / "tiny" / "checkpoint").exists()
 
 
-def test_a_full_disk_ends_a_run_with_status_1(recipe, tmp_path, capsys):
+def test_a_full_disk_ends_a_run_with_status_1(recipe, tmp_path, capsys, full_disk):
     file, _ = recipe
     with full_disk(300):  # the log outgrows it first
         said = said_by(capsys, run.door, "train", [str(file), "--root", str(tmp_path), "--run", "full"])
     assert said.startswith("pgolf: the disk refuses ([Errno 27] File too large") and "start again" in said
 
 
-def test_a_full_disk_ends_the_building_of_a_corpus_with_status_1(tmp_path, capsys):
+def test_a_full_disk_ends_the_building_of_a_corpus_with_status_1(tmp_path, capsys, full_disk):
     file = tmp_path / "tiny.py"
     file.write_text(RECIPE.format(text=write_web(tmp_path / "web", documents=900).path))
     with full_disk(50_000):
