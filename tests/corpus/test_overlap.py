@@ -22,7 +22,7 @@ def cut(documents, places):
     return [shard for shard in np.split(stream, sorted({place % stream.size for place in places})) if shard.size]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(train=DOCUMENTS, validation=DOCUMENTS, places=st.lists(st.integers(0, 60), max_size=4))
 def test_shared_documents_are_counted_wherever_shards_are_cut(train, validation, places):
     expected = sum(ids in validation for ids in train if ids)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny_text import WORDS, train_sentencepiece
 
@@ -86,7 +86,9 @@ def documents_of(stream, folder, lane, epochs):
         found[place["epoch"]] += texts
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
+@example(counts=[4], lanes=3, shuffle=1, tokens=32)
+@example(counts=[4], lanes=4, shuffle=1, tokens=60)
 @given(
     counts=st.lists(st.integers(4, 30), min_size=1, max_size=5),
     lanes=st.integers(1, 4),
@@ -105,7 +107,8 @@ def test_every_token_of_an_epoch_comes_once(folder, tmp_path_factory, counts, la
         seen += first
         expected = np.concatenate(encoder.encode(first + second))
         spans = take(stream, lane, tokens, (len(expected) - 1) // tokens)
-        assert np.concatenate([span for span, _ in spans]).tolist() == expected[: len(spans) * tokens].tolist()
+        # None where both epochs of a lane are shorter than one span.
+        assert [token for span, _ in spans for token in span] == expected[: len(spans) * tokens].tolist()
     assert sorted(seen) == sorted(text for number, count in enumerate(counts) for text in pages(number, count))
 
 

@@ -74,7 +74,7 @@ def same(one, other):
 
 
 @given(weights(), st.randoms())
-@settings(max_examples=150, deadline=None, database=None)
+@settings(max_examples=150)
 def test_weights_come_out_as_they_went_in(kept, draw):
     frame = pack(kept, level=LEVEL)
     found = unpack(frame)

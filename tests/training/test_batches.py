@@ -105,7 +105,7 @@ def test_no_tokens_are_refused(nothing):
     position=st.integers(0, 60),
     count=st.integers(0, 60),
 )
-@settings(max_examples=300, deadline=None, database=None)
+@settings(max_examples=300)
 def test_reading_is_that_of_one_endless_array(lengths, position, count):
     tokens = TrainTokens(shards(*lengths))
     endless = np.tile(np.arange(sum(lengths)), 121)
