@@ -6,7 +6,6 @@ itself runs again, for as many chunks as are asked for; what lies behind them st
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +14,12 @@ import torch
 
 from evaluation.config import EvaluationConfig
 from evaluation.ledger import Event, Ledger, walk
-from evaluation.scorer import build_rule, chunks, run_rule
+from evaluation.scorer import build_rule, run_rule
 from evaluation.windows import ValidationTokens
 from modeling_pgolf.errors import FormatError, LegalityError
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 
+from .audit.ledgers import chunk_spans, read_events
 from .block_nats import BlockNats, block_sums
 from .integrity import Finding, Verdict
 from .processes import join_processes
@@ -49,14 +49,15 @@ class Rerun:
 
     def compare(self, ledger: Ledger) -> tuple[Verdict, str]:
         """Compare the blocks that a ledger completes with the record's; PASS only where they are the whole text."""
-        done, size = complete_blocks(ledger, self.recorded), self.recorded.size
+        size, whole = self.recorded.size, ledger.scored == self.recorded.targets
+        done = len(self.recorded.sums[self.name]) if whole else ledger.scored // size  # the last may be short
         found = dict(enumerate(block_sums(ledger.nats[: done * size], size).tolist()))
         arithmetic = NOISE[self.config.precision], BIAS[self.config.precision]
         agree, told = judge_blocks(self.name, found, self.recorded, arithmetic)
         told = f"{told}; {equal_weights(ledger.events, self.events)}"
         if not agree:
             return "FAIL", told
-        return "PASS" if ledger.scored == self.recorded.targets else "UNKNOWN", told
+        return "PASS" if whole else "UNKNOWN", told
 
 
 def readapt(
@@ -68,9 +69,9 @@ def readapt(
     """
     findings = []
     for name, config in passes(evaluation).items():
-        plan = len(chunks(tokens.targets, config, config.adaptation.chunk_tokens))
+        plan = len(chunk_spans(tokens.targets, config.window, config.stride, config.adaptation.chunk_tokens))
         if plan > 1:
-            rerun = Rerun(name, config, plan, recorded, read_events(record / f"ledger.{name}.jsonl"))
+            rerun = Rerun(name, config, plan, recorded, checked_events(record, name))
             findings.append(Finding(f"scores, {name}, by its rule", *run_again(record, rerun, tokens, count)))
     return findings
 
@@ -100,13 +101,6 @@ def after(ledgers: Iterator[Ledger], count: int) -> Ledger:
     return next(ledgers)
 
 
-def complete_blocks(ledger: Ledger, recorded: BlockNats) -> int:
-    """Count the blocks whose targets are all scored; the last of the text may be short."""
-    return (
-        len(next(iter(recorded.sums.values()))) if ledger.scored == recorded.targets else ledger.scored // recorded.size
-    )
-
-
 def equal_weights(made: list[Event], recorded: list[Event]) -> str:
     """Say after how many rounds of learning the weights are those of the record to the bit."""
     rounds, said = (
@@ -116,9 +110,11 @@ def equal_weights(made: list[Event], recorded: list[Event]) -> str:
     return f"weights equal to the bit after {same} of {len(rounds)} rounds of learning"
 
 
-def read_events(path: Path) -> list[Event]:
-    """Read a ledger's events; raises FormatError where they are none."""
+def checked_events(record: Path, name: str) -> list[Event]:
+    """Read a ledger's events; raises FormatError where they are none, or do not match their hashes."""
     try:
-        return [event for event, _ in walk(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())]
+        return [event for event, _ in walk(read_events(record, name))]
     except (OSError, ValueError, RecursionError, LegalityError) as error:
-        raise FormatError(f"asked for the events of {path.name}; found {error}; the record is damaged") from error
+        raise FormatError(
+            f"asked for the events of ledger.{name}.jsonl; found {error}; the record is damaged"
+        ) from error

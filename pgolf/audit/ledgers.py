@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from evaluation.ledger import Event, walk
@@ -28,7 +29,7 @@ def ledger_facts(evidence: Evidence) -> list[Fact]:
     ledgers: dict[str, list[Event]] = {}
     for name, score in evidence.known.items():
         try:
-            events = read_events(evidence, name)
+            events = read_events(evidence.record, name)
             facts += order_facts(name, events, score["targets"], evidence.recipe.evaluation.window)
             ledgers[name] = events
         except FileNotFoundError:
@@ -43,9 +44,9 @@ def unknown(name: str, reason: str) -> list[Fact]:
     return [Fact(rule, f"{title}, {name}", None, reason) for rule, title in CHECKS]
 
 
-def read_events(evidence: Evidence, name: str) -> list[Event]:
+def read_events(record: Path, name: str) -> list[Event]:
     """Read the events of one scoring; raises ValueError or RecursionError where a line is no JSON."""
-    lines = (evidence.record / f"ledger.{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (record / f"ledger.{name}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
