@@ -1,9 +1,11 @@
 """One trunk of training, and what each technique at its end is worth: QAT, averages, replay switched one at a time.
 
-    python benchmarks/ablation.py RECIPE --out FILE [--root DIR] [overrides]
+    python benchmarks/ablation.py train RECIPE --out FOLDER [--root DIR] [overrides]
+    python benchmarks/ablation.py score RECIPE --out FOLDER [--sliding NAME...] [--root DIR] [overrides]
 
-Every variant is scored plainly, in float and after export. The trunk ends where late QAT would begin; from there the
-run goes on twice, with it and without it, over the same batches.
+The trunk ends where late QAT would begin; from there the run goes on twice, with it and without it, over the same
+batches. ``train`` keeps the weights of every variant, ``score`` exports and scores them plainly, in float and in
+integers, and may run beside the next ``train``.
 """
 
 from __future__ import annotations
@@ -19,18 +21,20 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch
 import tyro
 from accelerate.utils import set_seed
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from evaluation.scorer import score
 from modeling_pgolf.attention import fastest_attention
 from modeling_pgolf.errors import RecipeError
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from pgolf.convert import load_exactly
 from pgolf.job import Job, open_job_corpus, parse_job, validation_tokens
 from pgolf.processes import join_processes
-from pgolf.run import plain_score
+from pgolf.run import counted_score, plain_score
+from pgolf.stages import passes
 from quantization.compress import compress, dequantized
 from training.batches import TrainTokens
 from training.config import TrainingConfig
@@ -45,9 +49,10 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Arguments:
-    """out: the JSON file to write."""
+    """out: the folder of the variants. sliding: variants that are scored by sliding windows too, once exported."""
 
     out: Path
+    sliding: tuple[str, ...] = ()
 
 
 class Fork:
@@ -75,46 +80,22 @@ def last_step_of_trunk(training: TrainingConfig) -> int:
     return first
 
 
-def variants(trainer: Trainer) -> dict[str, Weights]:
-    """Copy the weights a run could publish as it stands: its own, and each average."""
-    found = {"own weights": dict(trainer.model.named_parameters())}
-    if trainer.ema:
-        found["moving average"] = trainer.ema.averages
-    if trainer.swa and trainer.swa.snapshots:
-        found["tight average of the moving average"] = trainer.swa.mean
-    return {name: {key: t.detach().float().cpu().clone() for key, t in w.items()} for name, w in found.items()}
-
-
-def measured(
-    job: Job, model: PGolfForCausalLM, weights: Weights, plain: Callable[[PGolfForCausalLM], dict[str, float]]
-) -> dict[str, Any]:
-    """Score weights in float and as exported, plainly."""
-    load_exactly(model, weights)
-    facts: dict[str, Any] = {"float": plain(model)["validation_bpb"]}
-    recipe = job.recipe
-    artifact = compress(model.cpu(), recipe.quantization, recipe.budget.artifact_bytes)
-    load_exactly(model, dequantized(artifact.weights))
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return facts | {"int6": plain(model)["validation_bpb"], "frame_bytes": len(artifact.frame)}
-
-
-def main() -> None:
-    """Train the trunk, replay, and write what every variant scores."""
-    arguments, rest = tyro.cli(Arguments, args=sys.argv[2:], return_unknown_args=True, add_help=False)
-    job = parse_job(Path(sys.argv[1]), rest)
+def train(job: Job, out: Path) -> None:
+    """Train the trunk and both its ends, and keep the weights of every variant."""
     recipe, accelerator = job.recipe, join_processes()
     training = replace(recipe.training, checkpoint_every=last_step_of_trunk(recipe.training))
     corpus = open_job_corpus(job)
     set_seed(recipe.training.seed)
-    model, scored = PGolfForCausalLM(recipe.model_config()), PGolfForCausalLM(recipe.model_config())
-    tokens, events = validation_tokens(corpus), []
+    model = PGolfForCausalLM(recipe.model_config())
+    tokens = validation_tokens(corpus)
 
     def plain(current: PGolfForCausalLM) -> dict[str, float]:
-        return plain_score(current.to(accelerator.device), tokens, corpus, recipe, accelerator)
+        return plain_score(current, tokens, corpus, recipe, accelerator)
 
     def log(event: dict[str, Any]) -> None:
-        events.append({"time": time.time(), **event})
-        if event["event"] != "step":
+        with open(out / "events.jsonl", "a") as file:
+            file.write(json.dumps({"time": time.time(), **event}) + "\n")
+        if event["event"] != "step" or event["step"] % 50 == 0:
             print(json.dumps(event), flush=True)
 
     telemetry = Telemetry(log, training.iterations, training.step_tokens, False)
@@ -122,13 +103,8 @@ def main() -> None:
     with fastest_attention():
         if training.compile:
             trainer.warm_up()
-        found = branches(trainer, plain)
-    table = {}
-    for name, weights in found.items():
-        table[name] = measured(job, scored, weights, plain)
-        print(name, json.dumps(table[name]), flush=True)
-        result = {"recipe": recipe.name, "seed": training.seed, "variants": table, "events": events}
-        arguments.out.write_text(json.dumps(result) + "\n")
+        for name, weights in branches(trainer, plain).items():
+            save_file(weights, out / f"{name}.safetensors")
 
 
 def branches(trainer: Trainer, plain: Validate) -> dict[str, Weights]:
@@ -150,6 +126,59 @@ def ended(trainer: Trainer, name: str) -> dict[str, Weights]:
         run_replay(trainer, trainer.replay)
         found |= {f"{name}, {average}, replayed": weights for average, weights in variants(trainer).items()}
     return found
+
+
+def variants(trainer: Trainer) -> dict[str, Weights]:
+    """Copy the weights a run could publish as it stands: its own, and each average."""
+    found = {"own weights": dict(trainer.model.named_parameters())}
+    if trainer.ema:
+        found["moving average"] = trainer.ema.averages
+    if trainer.swa and trainer.swa.snapshots:
+        found["tight average of the moving average"] = trainer.swa.mean
+    return {name: {key: t.detach().float().cpu().clone() for key, t in w.items()} for name, w in found.items()}
+
+
+def score_variants(job: Job, out: Path, sliding: tuple[str, ...]) -> None:
+    """Score every variant that is there, in float and as exported; writes ``variants.json`` as figures come in."""
+    recipe, accelerator = job.recipe, join_processes()
+    corpus = open_job_corpus(job)
+    model, tokens, table = PGolfForCausalLM(recipe.model_config()), validation_tokens(corpus), {}
+
+    def plain(current: PGolfForCausalLM) -> float:
+        return plain_score(current.to(accelerator.device), tokens, corpus, recipe, accelerator)["validation_bpb"]
+
+    for file in sorted(out.glob("*.safetensors")):
+        table[file.stem] = measured(job, model, load_file(file), plain)
+        if file.stem in sliding:
+            ledger = score(model, tokens, passes(recipe.evaluation)["sliding"], accelerator, "sliding")
+            table[file.stem]["int6 sliding"] = counted_score(ledger, corpus).bits_per_byte
+        print(file.stem, json.dumps(table[file.stem]), flush=True)
+        facts = {"recipe": recipe.name, "seed": recipe.training.seed, "variants": table}
+        (out / "variants.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def measured(
+    job: Job, model: PGolfForCausalLM, weights: Weights, plain: Callable[[PGolfForCausalLM], float]
+) -> dict[str, Any]:
+    """Score weights in float and as exported, plainly; leaves the exported ones in ``model``."""
+    load_exactly(model, weights)
+    facts: dict[str, Any] = {"float": plain(model)}
+    recipe = job.recipe
+    artifact = compress(model.cpu(), recipe.quantization, recipe.budget.artifact_bytes)
+    load_exactly(model, dequantized(artifact.weights))
+    return facts | {"int6": plain(model), "frame_bytes": len(artifact.frame)}
+
+
+def main() -> None:
+    """Do what the first argument says."""
+    verb, recipe = sys.argv[1], Path(sys.argv[2])
+    arguments, rest = tyro.cli(Arguments, args=sys.argv[3:], return_unknown_args=True, add_help=False)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    job = parse_job(recipe, rest)
+    if verb == "train":
+        train(job, arguments.out)
+    else:
+        score_variants(job, arguments.out, arguments.sliding)
 
 
 if __name__ == "__main__":

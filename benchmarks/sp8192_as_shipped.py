@@ -1,7 +1,8 @@
 """PR 1423's model as shipped, without its fine-tuning on validation text, on a local folder of text: 350 steps.
 
 No loop, plain Muon, a smear gate, an average that starts at the initial weights, the published number formats. What
-its raw weights score every 50 steps is compared with what the published script scores on the same text.
+its raw weights score every 50 steps is compared with what the published script scores on the same text. Without a
+clock its line warms down over a number of steps (WARMDOWN_ITERS 200), not over a share of the run.
 Source: PR 1423; SPEC-8192 1.8 and 2.1.
 """
 
@@ -31,7 +32,7 @@ recipe = Recipe(
         iterations=350,
         seconds=None,
         seed=42,
-        warmdown_fraction=0.667,
+        warmdown_steps=200,
         momentum_warmup_steps=250,
         token_decay=0.085,
         matrix_decay=0.085,
@@ -40,8 +41,6 @@ recipe = Recipe(
         clip="per_rank",
         ema=EmaConfig(warm_up=None),
         validate_every=50,
-        checkpoint_every=100,
-        keep_checkpoints=1,
     ),
     evaluation=EvaluationConfig(batch_windows=128),
     quantization=QuantizationConfig(
