@@ -39,67 +39,66 @@ class Stage:
 class Diff:
     """The fields in which two recipes differ."""
 
-    one: Positional[Path]
-    other: Positional[Path]
+    one: Annotated[Positional[Path], arg(metavar="RECIPE")]
+    """a recipe file, or the recipe.json of a run"""
+    other: Annotated[Positional[Path], arg(metavar="RECIPE")]
+    """another"""
 
 
 @dataclass(frozen=True)
 class Convert:
-    """A checkpoint of a reference script becomes a Hugging Face folder.
+    """A checkpoint of a reference script becomes a Hugging Face folder."""
 
-    checkpoint: state dict, .safetensors or .pt. system: the pull request it is from. settings: its hyper-parameters,
-    a JSON object of lower-case names. out: the folder to write.
-    """
-
-    checkpoint: Positional[Path]
+    checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
+    """its state dict, .safetensors or .pt"""
     system: str
+    """the pull request it is from, like 414"""
     out: Path
+    """the folder to write"""
     settings: Path | None = None
+    """its hyper-parameters where they are not the published ones, a JSON object of lower-case names"""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """Facts of a record folder, and the verdicts of a named policy on them; nothing is rerun.
+    """Facts of a record folder, and the verdicts of a named policy on them; nothing is rerun."""
 
-    record: a record of pgolf or of the challenge. policy: strict, readme or precedent.
-    """
-
-    record: Positional[Path]
+    record: Annotated[Positional[Path], arg(metavar="RECORD")]
+    """the folder of a record of pgolf or of the challenge"""
     policy: str = "strict"
+    """strict, readme or precedent"""
 
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare two systems by the record folders of their seeds.
-
-    base, candidate: record folders, one a seed. scoring: which of their scores.
-    """
+    """Compare two systems by the record folders of their seeds, with Welch's test."""
 
     base: tuple[Path, ...]
+    """record folders of the system to beat, one a seed; two seeds at least for a test"""
     candidate: tuple[Path, ...]
+    """record folders of the new system, likewise"""
     scoring: str = "sliding"
+    """which of their scores: plain, sliding or adapted"""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """Write the challenge's train_gpt.py of a record folder or of a recipe: one file that trains, exports and scores.
+    """Write the challenge's train_gpt.py of a record folder or of a recipe: it trains, exports and scores."""
 
-    out: the file to write.
-    """
-
-    source: Positional[Path]
+    source: Annotated[Positional[Path], arg(metavar="SOURCE")]
+    """a record folder, whose weights are counted too, or a recipe file"""
     out: Path = Path("train_gpt.py")
+    """the file to write"""
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Rank records by their own files. RECORDS are record folders, repositories of the Hub or a collection's name.
+    """Rank records by their own files."""
 
-    out: the page to write; it needs nothing but itself.
-    """
-
-    records: Positional[tuple[str, ...]]
+    records: Annotated[Positional[tuple[str, ...]], arg(metavar="RECORD...")]
+    """record folders, repositories of the Hub (USER/NAME), or a collection's name"""
     out: Path = Path("leaderboard.html")
+    """the page to write; it needs nothing but itself"""
 
 
 @dataclass(frozen=True)
@@ -114,10 +113,14 @@ VERBS: dict[str, tuple[Any, str]] = {
     "export": (Stage, "Compress the checkpoint into one file."),
     "score": (Stage, "Score the artifact, plainly and by sliding windows."),
     "record": (Stage, "Collect everything into a folder that can be published."),
-    "audit": (Audit, "Say what a record's own files prove, and judge it by a policy."),
+    "audit": (Audit, "Say what a record's own files prove, and judge it by a policy; status 1 on FAIL."),
     "push": (Push, "Publish a record on the Hub, with the audit's verdicts on its card."),
     "pull": (Pull, "Fetch a record from the Hub."),
-    "verify": (Verify, "Check a record that somebody else made, and score a part of it again."),
+    "verify": (
+        Verify,
+        "Check a record that somebody else made, and score a part of it again; status 0 where all of it passes, 1 "
+        "where something fails, 3 where something was not shown.",
+    ),
     "compare": (Compare, "Compare two systems over their seeds, by both rules of the challenge."),
     "leaderboard": (Leaderboard, "Rank records in one page, with the evidence for each."),
     "bundle": (Bundle, "Write the challenge's single file for a record or a recipe."),

@@ -29,11 +29,12 @@ MARGIN_NATS, STRICT_LEVEL, FRONTIER_LEVEL = 0.005, 0.01, 0.25
 
 @dataclass(frozen=True)
 class Seeds:
-    """Scores of several seeds of one system: nats per token and bits per byte of each."""
+    """Scores of several seeds of one system by one scoring: nats per token and bits per byte of each."""
 
     name: str
     nats: tuple[float, ...]
     bits: tuple[float, ...]
+    scoring: str = "sliding"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def read_seeds(records: Sequence[Path], name: str, scoring: str = "sliding") -> 
         raise RecipeError(f"a record was given twice as a seed of {name}; each seed is a record of its own")
     found = [read_score(folder, scoring) for folder in records]
     check_seeds(records, name)
-    return Seeds(name, tuple(nats for nats, _ in found), tuple(bits for _, bits in found))
+    return Seeds(name, tuple(nats for nats, _ in found), tuple(bits for _, bits in found), scoring)
 
 
 def read_score(folder: Path, scoring: str) -> tuple[float, float]:
@@ -142,7 +143,7 @@ def as_text(base: Seeds, candidate: Seeds, verdict: Verdict) -> str:
     spread = "" if verdict.error_nats is None else f" ± {verdict.error_nats:.5f}"
     return "\n".join(
         (
-            f"{base.name} ({len(base.nats)} seeds) -> {candidate.name} ({len(candidate.nats)} seeds)",
+            f"{base.name} ({len(base.nats)} seeds) -> {candidate.name} ({len(candidate.nats)} seeds), {base.scoring}",
             f"gain {verdict.gain_nats:+.5f}{spread} nats per token, {verdict.gain_bits:+.5f} bits per byte",
             f"over {MARGIN_NATS} nats per token at p < {STRICT_LEVEL} (README): "
             + level(verdict.p_margin, verdict.passes_margin),

@@ -20,60 +20,58 @@ STATUS = {"PASS": 0, "FAIL": 1, "UNKNOWN": 3}
 
 @dataclass(frozen=True)
 class Push:
-    """Publish a record on the Hub, in one commit.
+    """Publish a record on the Hub, in one commit."""
 
-    repo: USER/NAME, or NAME for your own user. private: in a private repository. ranked: as rankable, which demands
-    everything that a record's own files can show. even_though_it_fails: despite a failed audit, which the card then
-    begins with. policy: of the audit.
-    """
-
-    record: Positional[Path]
+    record: Annotated[Positional[Path], arg(metavar="RECORD")]
+    """the record's folder"""
     repo: str
+    """USER/NAME, or NAME for your own user"""
     private: bool = False
+    """in a private repository"""
     ranked: bool = False
+    """as rankable, which demands everything that a record's own files can show"""
     even_though_it_fails: bool = False
+    """despite a failed audit, which the card then begins with"""
     policy: str = "strict"
+    """of the audit: strict, readme or precedent"""
 
 
 @dataclass(frozen=True)
 class Pull:
-    """Fetch a record from the Hub and compare every file with its hashes.
+    """Fetch a record from the Hub and compare every file with its hashes."""
 
-    name: USER/NAME or USER/NAME@REVISION. out: a new folder; records/USER/NAME without it.
-    """
-
-    name: Positional[str]
+    name: Annotated[Positional[str], arg(metavar="NAME")]
+    """USER/NAME or USER/NAME@REVISION"""
     out: Path | None = None
+    """a new folder; records/USER/NAME without it"""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What to verify with.
-
-    corpus: the built corpus of its recipe; without it the recipe's is built below root. blocks: how many to draw for
-    each scoring; half as many again are chosen where a false claim would show. seed: of the draw, to repeat one; None
-    for one that nobody knew. chunks: how many of each scoring that adapts to score and learn from again, from the first
-    on. trust_code: run the record's code although it is not this pgolf's. policy: of the audit.
-    """
+    """What to verify with."""
 
     corpus: Path | None = None
+    """the built corpus of its recipe; without it the recipe's is built below ROOT"""
     root: Path = Path()
+    """the folder whose corpora/ gets the corpus"""
     blocks: int = 8
+    """how many to draw for each scoring; half as many again are chosen where a false claim would show"""
     seed: int | None = None
+    """of the draw, to repeat one; without it one that nobody knew"""
     chunks: int = 0
+    """how many of each scoring that adapts to score and learn from again, from the first on"""
     trust_code: bool = False
+    """run the record's code although it is not this pgolf's"""
     policy: str = "strict"
+    """of the audit: strict, readme or precedent"""
 
 
 @dataclass(frozen=True)
 class Verify:
-    """Check a record, from the Hub or on disk: hashes, sizes, stamp, weights, and scores of blocks drawn at random.
+    """Check a record, from the Hub or on disk: hashes, sizes, stamp, weights, and scores of blocks drawn at random."""
 
-    record: USER/NAME, USER/NAME@REVISION or a folder. Exits with status 0 where all of it passes, 1 where something
-    fails, 3 where something was not shown.
-    """
-
-    record: Positional[str]
+    record: Annotated[Positional[str], arg(metavar="RECORD")]
+    """USER/NAME, USER/NAME@REVISION or a folder"""
     asked: Annotated[Asked, arg(name="")] = Asked()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,23 +24,13 @@ from .corpus.fineweb import ChallengeShards
 from .corpus.local import LocalFolder
 from .corpus.shards import WatchedShard
 from .corpus.stream import TextStream
+from .limits import check_limits
 from .place import Place
-from .recipe import Recipe, check_name, flat, load_recipe, with_overrides
+from .recipe import Recipe, check_name, load_recipe, with_overrides
 from .trackers import require_trackers
 
 # Parts of a corpus that are files of this machine.
 ON_DISK = (LocalFolder, SentencePieceModel)
-# Fields that count something every run has.
-COUNTS = (
-    "training.iterations",
-    "training.sequence_length",
-    "training.span_sequences",
-    "training.spans_per_step",
-    "training.micro_batch_sequences",
-    "evaluation.window",
-    "evaluation.stride",
-    "evaluation.batch_windows",
-)
 
 
 @dataclass(frozen=True)
@@ -60,26 +50,13 @@ def parse_job(recipe_file: Path, arguments: list[str]) -> Job:
     recipe = with_overrides(load_recipe(recipe_file), rest)
     for name in (recipe.name, *filter(None, (place.run, place.reuse))):
         check_name(name)
-    check_counts(recipe)
+    check_limits(recipe)
     recipe.model_config()  # raises where the model contradicts itself
     if isinstance(recipe.corpus.tokenizer, TrainBpe):
         check_vocabulary(recipe.corpus.tokenizer.vocab_size, recipe)
     require(recipe.quantization.codec)
     require_trackers(place.trackers)
     return Job(recipe, place)
-
-
-def check_counts(recipe: Recipe) -> None:
-    """Raise RecipeError where a run would have nothing to do, or no way to do it."""
-    values = flat(asdict(recipe))
-    for name in COUNTS:
-        if values[name] < 1:
-            raise RecipeError(f"{name} must be at least 1, found {values[name]}")
-    if recipe.evaluation.stride > recipe.evaluation.window:
-        raise RecipeError(
-            f"evaluation.stride must be at most the window of {recipe.evaluation.window}, "
-            f"found {recipe.evaluation.stride}: targets between the windows would never be scored"
-        )
 
 
 def check_vocabulary(tokens: int, recipe: Recipe) -> None:

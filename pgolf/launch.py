@@ -11,12 +11,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
 
+import psutil
 import torch
 
 from .siblings import ROOT
 
 DOORS = {"train": "training/train.py", "export": "quantization/export.py", "score": "evaluation/score.py"}
+LAUNCHER = "accelerate.commands.launch"
 
 
 def process_count() -> int:
@@ -43,22 +47,46 @@ def launch_command(stage: str, arguments: Sequence[str]) -> list[str]:
         "no",
         "--quiet",  # the stage has said what is wrong; a traceback of the launcher would hide it
     ]
-    return [sys.executable, "-m", "accelerate.commands.launch", *placement, *plain, door, *arguments]
+    return [sys.executable, "-m", LAUNCHER, *placement, *plain, door, *arguments]
 
 
 def run_and_wait(stage: str, arguments: Sequence[str]) -> None:
     """Print and run the launch command of a stage; exits with its status where it fails.
 
-    The launcher would leave its processes behind when it is ended, so they are a group, and all of them get SIGTERM
-    and SIGINT: a training process saves its state then.
+    SIGTERM and Ctrl-C end it: its processes get SIGTERM, at which training saves its state, and are waited for. A
+    second one does not wait.
     """
     command = launch_command(stage, arguments)
     print("$", shlex.join(command), flush=True)
-    stages = subprocess.Popen(command, start_new_session=True)
+    launched = subprocess.Popen(command, start_new_session=True)
+    asked: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        if len(asked) > 1:
+            os.killpg(launched.pid, signal.SIGKILL)
+        else:
+            ask_to_end(launched.pid, LAUNCHER in command)
+
     kinds = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(kind, lambda number, frame: os.killpg(stages.pid, number)) for kind in kinds]
-    status = stages.wait()
+    before = [signal.signal(kind, end) for kind in kinds]
+    status = launched.wait()
     for kind, handler in zip(kinds, before, strict=True):
         signal.signal(kind, handler)
+    if asked:
+        sys.exit(128 + asked[0])
     if status:
         sys.exit(status if status > 0 else 128 - status)
+
+
+def ask_to_end(launched: int, by_launcher: bool) -> None:
+    """Send SIGTERM to the processes of a stage.
+
+    A launcher that gets it too would end before them, and the verb with it, while they are still saving: it ends when
+    they have. Those who tokenise for a training process have groups of their own and end with it.
+    """
+    with suppress(psutil.NoSuchProcess, ProcessLookupError):
+        stage = psutil.Process(launched)
+        below = [child for child in stage.children() if os.getpgid(child.pid) == launched] if by_launcher else []
+        for process in below or [stage]:
+            process.send_signal(signal.SIGTERM)

@@ -93,6 +93,7 @@ def write_page(names: Sequence[str], out: Path) -> str:
     """
     if not names:
         raise RecipeError("asked for a leaderboard of no records; name record folders, repositories or a collection")
+    out.parent.mkdir(parents=True, exist_ok=True)
     entries, left_out = read_entries(names, out.parent)
     boards = arrange(entries)
     drawn = {

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from tyro.conf import UseAppendAction
 
 Tracker = Literal["tensorboard", "trackio", "wandb"]
 
@@ -23,5 +25,6 @@ class Place:
     """the name of the run's folder below ROOT/runs; the recipe's name without it"""
     reuse: str | None = None
     """another run below ROOT/runs: its stages that this recipe would not change are copied, not made again"""
-    trackers: tuple[Tracker, ...] = ()
-    """where the training log is shown live too; each has to be installed"""
+    # One name an option, or it would take the recipe behind it for another name.
+    trackers: Annotated[tuple[Tracker, ...], UseAppendAction] = ()
+    """where the training log is shown live too, an option for each; it has to be installed"""

@@ -25,9 +25,7 @@ from quantization.config import QuantizationConfig
 from training.config import TrainingConfig
 
 from .corpus.build import CorpusConfig
-
-# An argument that chooses the kind of a part, like training.qat:qat-config or training.ema:None.
-CHOICE = re.compile(r"[a-z_.-]+:[A-Za-z-]+")
+from .kinds import choose, kinds_of
 
 # Names become folders and headings: none leaves its folder, hides itself, or holds markup.
 NAME = re.compile(r"\w([\w .-]*[\w.-])?", re.ASCII)
@@ -131,19 +129,23 @@ def refuse_unknown(data: dict[str, Any], known: dict[str, Any], where: str) -> N
 
 
 def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """Return the recipe with command-line overrides; exits with help on bad ones.
+    """Return the recipe with command-line overrides, in any order; exits with help on bad ones.
 
-    ``--training.iterations 100`` changes a field. Behind all of those, ``training.qat:qat-config`` or
-    ``corpus.source:local-folder --corpus.source.path DIR`` choose another kind of a part, with its fields.
+    ``--training.iterations 100`` changes a field. ``training.qat:qat-config`` or ``corpus.source:local-folder`` choose
+    another kind of a part, whose fields can be changed like all others.
     """
-    chooses = any(CHOICE.fullmatch(argument) for argument in overrides)
+    chosen, rest = choose(recipe, overrides)
+    parts = "\n".join(f"    {part.replace('_', '-')}:  {'  '.join(kinds)}" for part, kinds in kinds_of(Recipe))
     changed: Recipe = tyro.cli(
         Recipe,
-        default=recipe,
-        args=list(overrides),
+        default=chosen,
+        args=rest,
         prog="pgolf VERB RECIPE",
-        description=f"Overrides of the recipe '{recipe.name}'; pgolf VERB --help shows where a run lives.",
-        config=() if chooses else (tyro.conf.AvoidSubcommands,),
+        description=(
+            f"Overrides of the recipe '{recipe.name}'; pgolf VERB --help shows where a run lives.\n\nParts of several "
+            f"kinds, of which PART:KIND chooses one, anywhere among the overrides:\n\n{parts}"
+        ),
+        config=(tyro.conf.AvoidSubcommands,),
     )
     return changed
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from types import TracebackType
 
 from modeling_pgolf.errors import PGolfError
 
-DISK_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+DISK_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EISDIR, errno.ENOTDIR)
+# What a shell reports of a command that Ctrl-C ended.
+INTERRUPTED = 128 + signal.SIGINT
 # How libraries in Rust tell the number of an error of the operating system; tokenizers raises a plain Exception with
 # it, safetensors an error of its own.
 RUST_NUMBER = re.compile(r"\(os error (\d+)\)")
@@ -44,6 +47,9 @@ class TellRefusals:
             error = unwritten or error
             if isinstance(unwritten, BrokenPipeError):
                 sys.exit(1)
+        if isinstance(error, KeyboardInterrupt):
+            print("pgolf: stopped; what was complete is kept", file=sys.stderr)
+            sys.exit(INTERRUPTED)
         line = None if error is None else refusal(error)
         if line:
             self.before_telling()
@@ -56,12 +62,12 @@ def refusal(error: BaseException) -> str | None:
     if isinstance(error, PGolfError):
         return f"{type(error).__name__}: {error}"
     if refused_by_disk(error):
-        return f"the disk refuses ({error}); complete folders are kept: free space or write elsewhere, then start again"
+        return f"the disk refuses ({error}); complete folders are kept: free space or choose another place, start again"
     return None
 
 
 def refused_by_disk(error: BaseException) -> bool:
-    """Say whether a file could not be written because its disk is full, over quota or read-only."""
+    """Say whether a file could not be written or read: its disk is full or read-only, or its place is not ours."""
     if isinstance(error, OSError):
         return error.errno in DISK_REFUSALS
     number = RUST_NUMBER.search(str(error))

@@ -51,7 +51,7 @@ from .reuse import reused
 from .stages import as_text, passes, stage_table
 from .track import check_track, mark_checkpoint
 from .trackers import start_trackers
-from .workdir import RunFolder, building, check_outputs, open_run, write_manifest, write_text
+from .workdir import RECIPE, RunFolder, building, check_outputs, open_run, run_folder, write_manifest, write_text
 
 
 def train(job: Job, run: RunFolder) -> None:
@@ -102,13 +102,22 @@ def train(job: Job, run: RunFolder) -> None:
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Give a question that says yes once this process got SIGTERM, as schedulers send it before they kill."""
-    asked = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+    """Give a question that says yes once this process got SIGTERM, as schedulers send it before they kill, or Ctrl-C.
+
+    A second Ctrl-C ends it at once.
+    """
+    asked, kinds = threading.Event(), (signal.SIGTERM, signal.SIGINT)
+
+    def ask(number: int, frame: Any) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = [signal.signal(kind, ask) for kind in kinds]
     try:
         yield asked.is_set
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
 
 
 def plain_score(
@@ -221,7 +230,9 @@ def describe_score(result: Score, config: EvaluationConfig) -> dict[str, Any]:
 
 def record(job: Job) -> None:
     """Collect the run into ``record/`` and print the stage table and where the record lies."""
-    run = open_run(job.place.root, job.place.run, job.recipe)
+    run = run_folder(job.place.root, job.place.run, job.recipe)
+    if not (run.path / RECIPE).is_file():
+        raise RecipeError(f"{run.path} holds no run: none of its stages has started; pgolf run RECIPE makes them all")
     folder = write_record(job.recipe, run)
     print(as_text(stage_table(job.recipe, run)))
     print(f"record: {folder}")

@@ -23,7 +23,7 @@ def stripped(tree: ast.Module, read: Collection[str]) -> list[ast.stmt]:
 
     read: names of classes whose annotations are evaluated although their evaluation is postponed.
     """
-    postponed = any(isinstance(s, ast.ImportFrom) and s.module == "__future__" for s in tree.body)
+    postponed = any(_postpones(s) for s in tree.body)
     module: ast.Module = Strip(read, postponed).visit(tree)
     return module.body
 
@@ -42,9 +42,12 @@ class Strip(ast.NodeTransformer):
         self.owner: str | None = None
 
     def visit_Module(self, node: ast.Module) -> ast.AST:
-        """Strip a module."""
+        """Strip a module; postponed evaluation goes with the last annotation that means anything."""
         self.generic_visit(node)
-        node.body = _doing(node.body)
+        told = [
+            s for s in ast.walk(node) if isinstance(s, ast.AnnAssign) and not isinstance(s.annotation, ast.Constant)
+        ]
+        node.body = [s for s in _doing(node.body) if told or not _postpones(s)]
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
@@ -96,6 +99,10 @@ class Strip(ast.NodeTransformer):
 def _doing(body: list[ast.stmt]) -> list[ast.stmt]:
     """Leave out statements that do nothing: texts and ellipses, and pass beside others."""
     return [s for s in body if not isinstance(s, ast.Pass) and not _is_constant(s)]
+
+
+def _postpones(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.ImportFrom) and statement.module == "__future__"
 
 
 def _is_constant(statement: ast.stmt) -> bool:

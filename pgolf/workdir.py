@@ -28,6 +28,8 @@ from .recipe import Recipe, parse_recipe, recipe_hash, recipe_json
 from .siblings import ROOT
 
 MANIFEST, RECIPE = "manifest.json", "recipe.json"
+# The verb that writes a stage's folder.
+VERBS = {"checkpoint": "train", "artifact": "export", "scores": "score", "record": "record"}
 # Packages whose version can change a number.
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "zstandard", "numpy")
 
@@ -159,9 +161,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Read the manifest of a stage's folder; raises RecipeError where the stage has not run."""
     path = folder / MANIFEST
     if not path.exists():
-        raise RecipeError(f"{folder} has no {MANIFEST}: its stage has not run, or not to its end; run it first")
+        raise RecipeError(f"{folder} has no {MANIFEST}: its stage has not run, or not to its end; {maker(folder)}")
     manifest: dict[str, Any] = json.loads(path.read_text())
     return manifest
+
+
+def maker(folder: Path) -> str:
+    """Say which verb makes the folder of a stage."""
+    return f"pgolf {VERBS.get(folder.name, 'run')} RECIPE makes it"
 
 
 def check_outputs(folder: Path) -> dict[str, Any]:
@@ -170,7 +177,7 @@ def check_outputs(folder: Path) -> dict[str, Any]:
     found = file_hashes(folder)
     for name, sha in manifest["outputs"].items():
         if found.get(name) != sha:
-            raise FormatError(f"{folder.name}/{name} was changed or lost after its stage ran; run the stage again")
+            raise FormatError(f"{folder}/{name} was changed or lost after its stage ran; {maker(folder)}")
     return manifest
 
 

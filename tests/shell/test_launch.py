@@ -9,20 +9,22 @@ import pytest
 
 from pgolf import launch
 
-# Stands for a launcher that ends at once when it is asked to, and a training process below it that saves first.
-LAUNCHER = """
+# Stands for a launcher that ends at once when it is asked to, and a training process below it that takes a while to
+# save, and another while if it is asked again.
+STAGE = """
 import signal, subprocess, sys
 child = '''
 import pathlib, signal, sys, time
 def save(number, frame):
+    pathlib.Path(sys.argv[1], "asked").touch()
+    time.sleep(float(sys.argv[2]))
     pathlib.Path(sys.argv[1], "saved").write_text(str(number))
     sys.exit(1)
 signal.signal(signal.SIGTERM, save)
-signal.signal(signal.SIGINT, save)
 pathlib.Path(sys.argv[1], "ready").touch()
 time.sleep(30)
 '''
-sys.exit(subprocess.run([sys.executable, "-c", child, sys.argv[1]]).returncode)
+sys.exit(subprocess.run([sys.executable, "-c", child, *sys.argv[1:]]).returncode)
 """
 STARTER = """
 import sys
@@ -45,12 +47,30 @@ def waited_for(path, text=""):
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT], ids=lambda kind: kind.name)
-def test_a_signal_reaches_the_processes_of_a_stage(tmp_path, kind):
-    verb = start(LAUNCHER, str(tmp_path))
+def test_a_verb_that_is_asked_to_end_waits_for_what_its_stage_saves(tmp_path, kind):
+    verb = start(STAGE, str(tmp_path), "1", launch.LAUNCHER)
     assert waited_for(tmp_path / "ready")
     verb.send_signal(kind)
-    assert verb.wait(30) not in (0, None)
-    assert waited_for(tmp_path / "saved", str(int(kind)))
+    assert verb.wait(30) == 128 + kind
+    assert (tmp_path / "saved").read_text() == str(int(signal.SIGTERM)), "the verb ended before its stage"
+
+
+def test_a_stage_without_a_launcher_is_asked_itself(tmp_path):
+    waiting = f"import pathlib, time; pathlib.Path({str(tmp_path / 'ready')!r}).touch(); time.sleep(60)"
+    verb = start(waiting)
+    assert waited_for(tmp_path / "ready")
+    verb.terminate()
+    assert verb.wait(30) == 128 + signal.SIGTERM
+
+
+def test_asked_twice_a_verb_does_not_wait(tmp_path):
+    verb = start(STAGE, str(tmp_path), "60", launch.LAUNCHER)
+    assert waited_for(tmp_path / "ready")
+    verb.send_signal(signal.SIGINT)
+    assert waited_for(tmp_path / "asked")
+    verb.send_signal(signal.SIGINT)
+    assert verb.wait(30) == 128 + signal.SIGINT
+    assert not (tmp_path / "saved").exists()
 
 
 @pytest.mark.parametrize(("gpus", "processes"), [(0, 1), (1, 1), (4, 4)])

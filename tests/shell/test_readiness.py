@@ -97,15 +97,15 @@ REFUSED = [
     (["train"], nothing, ["--trackers", "wandb"], "EnvironmentMismatch: asked to report to wandb, which is not inst"),
     (["train", "score"], nothing, ["--reuse", "nowhere"], "RecipeError: --reuse nowhere names no other run"),
     (["train"], nothing, [*NEXT, "--training.seed", "7"], "RecipeError: the run base has another training.seed"),
-    (["train", "export"], other_config, NEXT, "FormatError: checkpoint/config.json was changed or lost"),
+    (["train", "export"], other_config, NEXT, "FormatError: HOME/runs/base/checkpoint/config.json was changed or lost"),
     (["train"], without_checkpoint, NEXT, "RecipeError: HOME/runs/base/checkpoint has no manifest.json"),
     (["train"], without_log, NEXT, "FormatError: HOME/runs/base/log.jsonl is missing"),
-    (["score"], other_code, NEXT, "FormatError: artifact/gates.py was changed or lost"),
+    (["score"], other_code, NEXT, "FormatError: HOME/runs/base/artifact/gates.py was changed or lost"),
     (["export"], without_checkpoint, [], "RecipeError: HOME/runs/base/checkpoint has no manifest.json: its stage has"),
-    (["export"], other_config, [], "FormatError: checkpoint/config.json was changed or lost"),
+    (["export"], other_config, [], "FormatError: HOME/runs/base/checkpoint/config.json was changed or lost"),
     (["export"], other_track, [], "LegalityError: asked for the ranked track; checkpoint/manifest.json names hist"),
     (["score"], without_artifact, [], "RecipeError: HOME/runs/base/artifact has no manifest.json: its stage has not"),
-    (["score"], other_code, [], "FormatError: artifact/gates.py was changed or lost"),
+    (["score"], other_code, [], "FormatError: HOME/runs/base/artifact/gates.py was changed or lost"),
     (["score"], other_track, [], "LegalityError: asked for the ranked track; artifact/manifest.json names historical"),
     (["train", "score"], foreign_corpus, [], "CorpusError: asked for a corpus of format"),
 ]
@@ -193,7 +193,7 @@ def test_a_tokenizer_that_was_read_must_fit_the_model(monkeypatch, tmp_path):
                 jobs.open_job_corpus(jobs.Job(recipe, Place()))
 
 
-@pytest.mark.parametrize("verb", ["run", "corpus", "record"])
+@pytest.mark.parametrize("verb", ["run", "corpus"])
 def test_an_impossible_root_is_refused_by_every_verb(home, launched, capsys, verb):
     (home / "file").write_text("")
     with pytest.raises(SystemExit) as ended:
@@ -201,3 +201,12 @@ def test_an_impossible_root_is_refused_by_every_verb(home, launched, capsys, ver
     said = capsys.readouterr().err
     assert ended.value.code == 1 and "found: Not a directory; choose" in said and said.count("\n") == 1
     assert launched == []
+
+
+def test_a_record_of_no_run_is_refused_and_leaves_none(home, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["record", str(home / "tiny.json"), "--root", str(home), "--run", "never"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and said.count("\n") == 1
+    assert f"{home / 'runs' / 'never'} holds no run: none of its stages has started; pgolf run RECIPE makes" in said
+    assert not (home / "runs" / "never").exists()

@@ -1,7 +1,8 @@
 """Recipes: overrides on the command line, kinds of a part, recorded JSON, errors that name the nearest key."""
 
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -9,7 +10,10 @@ from modeling_pgolf.errors import ConfigError, RecipeError
 from pgolf.corpus.build import SentencePieceModel
 from pgolf.corpus.local import LocalFolder
 from pgolf.job import parse_job
-from pgolf.recipe import differences, load_recipe, parse_recipe, recipe_hash, recipe_json, with_overrides
+from pgolf.kinds import choices_of, kinds_of
+from pgolf.limits import LIMITS, check_limits
+from pgolf.recipe import Recipe, differences, load_recipe, parse_recipe, recipe_hash, recipe_json, with_overrides
+from quantization.config import GptqConfig, SelfGenerated
 from training.config import QatConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,19 +34,66 @@ def test_fields_are_overridden(recipe):
     assert recipe_hash(changed) != recipe_hash(recipe)
 
 
-def test_kinds_are_chosen_behind_the_fields(recipe):
-    words = "--training.seconds None corpus.source:local-folder --corpus.source.path texts"
-    words += " corpus.tokenizer:sentence-piece-model --corpus.tokenizer.path my.model"
-    words += " training.qat:qat-config --training.qat.below-scale 0.3"
-    changed = with_overrides(recipe, words.split())
+@pytest.mark.parametrize("turn", range(7))
+def test_kinds_are_chosen_anywhere(recipe, turn):
+    """Choices and fields in seven orders, an option always before its value."""
+    words = [
+        ("--training.seconds", "None"),
+        ("corpus.source:local-folder",),
+        ("--corpus.source.path", "texts"),
+        ("corpus.tokenizer:sentence-piece-model",),
+        ("--corpus.tokenizer.path", "my.model"),
+        ("training.qat:qat-config",),
+        ("--training.qat.below-scale", "0.3"),
+    ]
+    changed = with_overrides(recipe, [word for pair in words[turn:] + words[:turn] for word in pair])
     assert changed.corpus.source == LocalFolder("texts")
     assert changed.corpus.tokenizer == SentencePieceModel("my.model")
     assert changed.training.qat == QatConfig(below_scale=0.3) and changed.training.seconds is None
+    assert changed.training.ema == recipe.training.ema and changed.quantization == recipe.quantization
     assert parse_recipe(recipe_json(changed)) == changed
 
 
-def test_a_part_is_left_out(recipe):
-    assert with_overrides(recipe, ["training.ema:None"]).training.ema is None
+@pytest.mark.parametrize(
+    "words", ["training.ema:none", "training.ema:None", "training.ema:ema-config training.ema:none"]
+)
+def test_a_part_is_left_out(recipe, words):
+    assert with_overrides(recipe, words.split()) == replace(recipe, training=replace(recipe.training, ema=None))
+
+
+def test_a_part_of_a_part_is_chosen_with_it(recipe):
+    words = "quantization.gptq.calibration:self-generated quantization.gptq:gptq-config --quantization.gptq.damping 0.5"
+    changed = with_overrides(recipe, words.split()).quantization.gptq
+    assert changed == GptqConfig(damping=0.5, calibration=SelfGenerated())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("training.qat:qatconfig", "Unrecognized options: training.qat:qatconfig"),
+        ("training.qta:none", "Unrecognized options: training.qta:none"),
+        ("corpus.source:local-folder corpus.tokenizer:train-bpe --corpus.tokenizer.vocab-size 9", "corpus.source.path"),
+    ],
+)
+def test_a_choice_that_does_not_do(recipe, words, told, capsys):
+    with pytest.raises(SystemExit):
+        with_overrides(recipe, words.split())
+    assert told in capsys.readouterr().err
+
+
+def test_a_part_of_what_is_left_out_cannot_be_chosen(recipe):
+    with pytest.raises(RecipeError, match=r"quantization.gptq.calibration belongs to quantization.gptq, which is left"):
+        with_overrides(recipe, ["quantization.gptq.calibration:self-generated"])
+
+
+def test_help_lists_every_choice(recipe, capsys):
+    with pytest.raises(SystemExit):
+        with_overrides(recipe, ["--help"])
+    shown = capsys.readouterr().out
+    for choice in choices_of(Recipe):
+        part, _, kind = choice.partition(":")
+        (line,) = (line for line in shown.splitlines() if line.strip().startswith(f"{part}:"))
+        assert kind in line.split()
 
 
 def test_a_misspelt_override_names_the_nearest(recipe, capsys):
@@ -129,14 +180,43 @@ def test_a_file_that_cannot_be_run(tmp_path, content, complaint):
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "complaint"),
+    ("fields", "complaint"),
     [
-        ("--training.iterations", "-5", "training.iterations must be at least 1, found -5"),
-        ("--training.micro-batch-sequences", "0", "training.micro_batch_sequences must be at least 1"),
-        ("--evaluation.stride", "0", "evaluation.stride must be at least 1, found 0"),
-        ("--evaluation.stride", "9999", "evaluation.stride must be at most the window of 256, found 9999"),
+        ("--training.iterations -5", "training.iterations must be at least 1, found -5"),
+        ("--training.micro-batch-sequences 0", "training.micro_batch_sequences must be at least 1"),
+        ("--training.log-every 0", "training.log_every must be at least 1, found 0"),
+        ("--training.seconds nan", "training.seconds must be above 0, found nan"),
+        ("--training.seconds inf", "training.seconds must be above 0, found inf"),
+        ("--training.warmdown-steps -1", "training.warmdown_steps must be at least 0, found -1"),
+        ("--training.warmdown-fraction 1.5", "training.warmdown_fraction must be at least 0 and at most 1, found 1.5"),
+        ("--training.swa.every 0 training.swa:swa-config", "training.swa.every must be at least 1"),
+        ("--quantization.codec-level 99", "quantization.codec_level must be at least 1 and at most 22, found 99"),
+        ("--evaluation.stride 0", "evaluation.stride must be at least 1, found 0"),
+        ("--evaluation.stride 9999", "evaluation.stride must be at most the window of 256, found 9999"),
+        ("--budget.artifact-bytes 0", "budget.artifact_bytes must be at least 1, found 0"),
+        ("--training.seconds 15 training.replay:replay-config", "15 leaves -5 seconds to train"),
     ],
 )
-def test_counts_out_of_range(field, value, complaint):
+def test_numbers_out_of_range(fields, complaint):
     with pytest.raises(RecipeError, match=complaint):
-        parse_job(ROOT / "recipes" / "demo.py", [field, value])
+        parse_job(ROOT / "recipes" / "demo.py", fields.split())
+
+
+def test_limits_are_of_fields_that_there_are():
+    """A field that is renamed would lose its limits without a word."""
+    names, kinds = set(), {part: members.values() for part, members in kinds_of(Recipe)}
+
+    def walk(kind, prefix):
+        for name, hint in get_type_hints(kind).items():
+            inner = kinds.get(prefix + name, [hint])
+            names.add(prefix + name)
+            for member in filter(is_dataclass, inner):
+                walk(member, f"{prefix}{name}.")
+
+    walk(Recipe, "")
+    assert set(LIMITS) <= names, set(LIMITS) - names
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.py")), ids=lambda file: file.stem)
+def test_every_recipe_is_within_its_limits(file):
+    check_limits(load_recipe(file))

@@ -119,9 +119,7 @@ def test_output_that_nobody_reads_hides_no_error(monkeypatch, capsys, unread, er
     assert capsys.readouterr().err == told
 
 
-@pytest.mark.parametrize(
-    "error", [BrokenPipeError(errno.EPIPE, "of a worker"), ValueError("a bug"), KeyboardInterrupt()]
-)
+@pytest.mark.parametrize("error", [BrokenPipeError(errno.EPIPE, "of a worker"), ValueError("a bug")])
 def test_errors_that_are_bugs_pass(error, capsys):
     with pytest.raises(type(error)), TellRefusals():
         raise error
@@ -133,6 +131,7 @@ def test_errors_that_are_bugs_pass(error, capsys):
     [
         (OSError(errno.ENOSPC, "full"), True),
         (OSError(errno.EROFS, "read-only"), True),
+        (PermissionError(errno.EACCES, "another's"), True),
         (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), True),
         (Exception("File too large (os error 27)"), True),
         (OSError(errno.ENOENT, "missing"), False),
@@ -142,6 +141,12 @@ def test_errors_that_are_bugs_pass(error, capsys):
 )
 def test_what_a_disk_refuses(error, refused):
     assert refused_by_disk(error) is refused
+
+
+def test_an_interrupt_ends_a_command_with_one_line(capsys):
+    with pytest.raises(SystemExit) as ended, TellRefusals():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130 and capsys.readouterr().err == "pgolf: stopped; what was complete is kept\n"
 
 
 def test_a_full_disk_ends_the_saving_of_a_tokenizer_with_one_line(tmp_path, capsys, full_disk):

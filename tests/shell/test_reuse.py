@@ -96,7 +96,7 @@ def test_a_changed_checkpoint_is_not_reused(home, went, capsys):
     (home / "runs" / "base" / "checkpoint" / "config.json").write_text("{}")
     with pytest.raises(SystemExit):
         go(home, to="train")
-    assert "FormatError: checkpoint/config.json was changed" in capsys.readouterr().err
+    assert "base/checkpoint/config.json was changed" in capsys.readouterr().err
     assert went == [] and not RunFolder(home / "runs" / "next").checkpoint.exists()
 
 

@@ -55,13 +55,22 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tiny_config, tmp_path):
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
 
 
-def test_sigterm_asks_to_stop():
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT], ids=lambda kind: kind.name)
+def test_a_signal_asks_to_stop(kind):
+    before = signal.getsignal(kind)
     with asked_to_stop() as asked:
         assert not asked()
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), kind)
         assert asked()
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(kind) is before
+
+
+def test_a_second_interrupt_does_not_wait():
+    with asked_to_stop() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_the_recorded_stream_is_the_one_that_was_read(tiny_config, monkeypatch):
