@@ -21,6 +21,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from model.artifact_folder import prose
+from pyarrow.parquet import read_table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evaluation.config import EvaluationConfig
@@ -97,6 +98,26 @@ def test_short_texts_agree(harness, model, tokenizer):
         tokens = stream(tokenizer, text)
         assert tokens.targets < W
         nats += score(model, tokens, config, Accelerator(cpu=True)).nats.double().sum().item()
+    ours = nats / sum(len(text.encode()) for text in texts) / math.log(2)
+    assert ours == pytest.approx(their_bits_per_byte(harness, texts), abs=CLOSE)
+
+
+def test_the_validation_sample_agrees(harness, model, tokenizer, shared):
+    """Twenty web pages; one that begins with a blank has a byte more than its targets spell, and is passed over."""
+    pages = read_table(shared / "data" / "validation.parquet", columns=["text"]).column("text").to_pylist()
+    config = EvaluationConfig(window=W, stride=W, compile=False, precision="fp32")
+    nats, texts = 0.0, []
+    for page in pages:
+        # The head of a page, cut to whole windows.
+        text = tokenizer.decode(tokenizer(page[:2000]).input_ids[: 4 * W + 1], skip_special_tokens=True)
+        ids = torch.tensor(tokenizer(text).input_ids)
+        if len(ids) == 4 * W + 1 and not text.startswith(" "):
+            texts.append(text)
+            tokens = stream(tokenizer, text)
+            nats += score(model, tokens, config, Accelerator(cpu=True)).nats.double().sum().item()
+        if len(texts) == 20:
+            break
+    assert len(texts) == 20
     ours = nats / sum(len(text.encode()) for text in texts) / math.log(2)
     assert ours == pytest.approx(their_bits_per_byte(harness, texts), abs=CLOSE)
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
+from pgolf import cli
+from pgolf.job import parse_job
 from pgolf.recipe import load_recipe, parse_recipe, recipe_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,12 +127,28 @@ def test_readme_commands_exist():
     makefile = (ROOT / "Makefile").read_text()
     assert {"demo", "test"} <= targets
     assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
-    from pgolf.cli import VERBS
-
     verbs = set(re.findall(r"^pgolf (\w+)", text, re.M))
-    assert verbs and verbs <= set(VERBS)
+    assert verbs and verbs <= set(cli.VERBS)
     for path in re.findall(r"(?:recipes|training|evaluation|quantization)/\w+\.py", text):
         assert (ROOT / path).is_file(), path
+
+
+def readme_commands():
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"^```\n(.*?)^```", text, re.M | re.S)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("pgolf ")]
+
+
+@pytest.mark.parametrize("line", readme_commands())
+def test_readme_commands_are_understood(line, monkeypatch):
+    """Every verb with its options, every override with its value."""
+    done = []
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(cli, "run_stage", lambda verb, recipe, rest: done.append(parse_job(Path(recipe), rest)))
+    monkeypatch.setattr(cli, "DOERS", dict.fromkeys(cli.DOERS, done.append))
+    cli.run_verb(shlex.split(line)[1:])
+    assert len(done) == 1
 
 
 def test_nothing_names_a_machine():

@@ -102,6 +102,18 @@ def test_a_matrix_without_a_gradient_decays_only(optim):
     assert torch.equal(matrix.data, golden["muon414_nograd.after"])
 
 
+@pytest.mark.parametrize("shape", [(512, 512), (512, 1536)])
+def test_a_product_is_rounded_with_its_sum(shape):
+    """The plain form in bfloat16 is 5.6 % off the exact one on a random matrix, this one 2.7 %."""
+    G = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    exact = newton_schulz(G, torch.float64)
+    ours, plain = (
+        ((form(G, torch.bfloat16).double() - exact).norm() / exact.norm()).item()
+        for form in (orthogonalize, newton_schulz)
+    )
+    assert ours < 0.6 * plain
+
+
 def test_stacked_muon_equals_the_plain_form():
     torch.manual_seed(0)
     # Two shapes that share a stack by transposition, one with two members, one alone, and one without a gradient.
