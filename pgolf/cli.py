@@ -52,7 +52,7 @@ class Convert:
     checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
     """its state dict, .safetensors or .pt"""
     system: str
-    """the pull request it is from, like 414"""
+    """the pull request it is from: 414, 445, 549, 691, 1019, 1364 or fork; 1285, 1394, 1413, 1423, 1477 or 1493"""
     out: Path
     """the folder to write"""
     settings: Path | None = None
@@ -111,7 +111,7 @@ VERBS: dict[str, tuple[Any, str]] = {
     "corpus": (Stage, "Build the recipe's token shards, tokenizer and byte table."),
     "train": (Stage, "Train; resumes from the newest state of the run."),
     "export": (Stage, "Compress the checkpoint into one file."),
-    "score": (Stage, "Score the artifact, plainly and by sliding windows."),
+    "score": (Stage, "Score the artifact, plainly, by sliding windows, and adapted where the recipe says so."),
     "record": (Stage, "Collect everything into a folder that can be published."),
     "audit": (Audit, "Say what a record's own files prove, and judge it by a policy; status 1 on FAIL."),
     "push": (Push, "Publish a record on the Hub, with the audit's verdicts on its card."),
@@ -211,8 +211,9 @@ def audit_record(command: Audit) -> None:
 
 def compare_records(command: Compare) -> None:
     """Print the comparison of two systems."""
-    from .compare import as_text, compare, read_seeds
+    from .compare import as_text, check_apart, compare, read_seeds
 
+    check_apart(command.base, command.candidate)
     base = read_seeds(command.base, "base", command.scoring)
     candidate = read_seeds(command.candidate, "candidate", command.scoring)
     print(as_text(base, candidate, compare(base, candidate)))

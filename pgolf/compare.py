@@ -71,6 +71,13 @@ def read_seeds(records: Sequence[Path], name: str, scoring: str = "sliding") -> 
     return Seeds(name, tuple(nats for nats, _ in found), tuple(bits for _, bits in found), scoring)
 
 
+def check_apart(base: Sequence[Path], candidate: Sequence[Path]) -> None:
+    """Raise RecipeError where one record stands on both sides."""
+    both = {folder.resolve() for folder in base} & {folder.resolve() for folder in candidate}
+    if both:
+        raise RecipeError(f"{min(both)} is on both sides of the comparison; name two systems")
+
+
 def read_score(folder: Path, scoring: str) -> tuple[float, float]:
     """Read nats per token and bits per byte of one scoring of a record."""
     path = folder / "scores.json"

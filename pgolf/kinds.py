@@ -7,6 +7,7 @@ the part out. Which kinds there are is read off the types of the fields, so a ki
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias, get_args, get_type_hints
@@ -15,6 +16,8 @@ import tyro
 
 from modeling_pgolf.errors import RecipeError
 
+# What can only be meant as a choice, unless it is the value of an option.
+LIKE_A_CHOICE = re.compile(r"[\w.-]+:[\w-]+")
 # Inside a word of CamelCase, before a capital that begins another.
 WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 # A kind of a part: the class, or None for a part that may be left out.
@@ -50,14 +53,19 @@ def choose(recipe: Any, arguments: Sequence[str]) -> tuple[Any, list[str]]:
     """Take the choices out of ``arguments``; returns the recipe with those kinds in place, and the rest.
 
     Fields of a kind that have no default are marked missing, for tyro to ask for. Of two choices for one part the last
-    one counts.
+    one counts. Raises RecipeError for a choice that there is not, with the nearest one, and for a field of a part that
+    is left out.
     """
     known, chosen, rest = choices_of(type(recipe)), dict[str, Kind](), list[str]()
-    for argument in arguments:
+    for place, argument in enumerate(arguments):
         written = argument.replace("_", "-").lower()
         if written in known:
             part, kind = known[written]
             chosen[part] = kind
+        elif LIKE_A_CHOICE.fullmatch(argument) and not (place and arguments[place - 1].startswith("--")):
+            near = difflib.get_close_matches(written, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+            raise RecipeError(f"asked for {argument}, which is no part and kind of a recipe{hint}")
         else:
             rest.append(argument)
     homes: dict[str, dict[str, Kind]] = {}
@@ -66,7 +74,27 @@ def choose(recipe: Any, arguments: Sequence[str]) -> tuple[Any, list[str]]:
         homes.setdefault(home, {})[name] = kind
     for home in sorted(homes, key=len):  # outer parts first: inner ones belong to them
         recipe = with_parts(recipe, home.split("."), homes[home], home)
+    refuse_fields_of_nothing(recipe, rest)
     return recipe, rest
+
+
+def refuse_fields_of_nothing(recipe: Any, arguments: Sequence[str]) -> None:
+    """Raise RecipeError on the first option that is a field of a part that ``recipe`` leaves out."""
+    for part, kinds in kinds_of(type(recipe)):
+        option = f"--{part.replace('_', '-')}."
+        found = next((a for a in arguments if a.replace("_", "-").startswith(option)), None)
+        if found is not None and value_at(recipe, part.split(".")) is None:
+            choice = f"{part.replace('_', '-')}:{next(iter(kinds))}"
+            raise RecipeError(
+                f"{found.partition('=')[0]} belongs to {part}, which is left out; choose it with {choice}"
+            )
+
+
+def value_at(whole: Any, way: Sequence[str]) -> Any:
+    """Return what lies at the end of ``way``; None where a part on the way is left out or of another kind."""
+    for name in way:
+        whole = None if whole is None else vars(whole).get(name)
+    return whole
 
 
 def with_parts(whole: Any, way: Sequence[str], kinds: dict[str, Kind], home: str) -> Any:

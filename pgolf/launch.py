@@ -34,7 +34,7 @@ def launch_command(stage: str, arguments: Sequence[str]) -> list[str]:
     gpus = torch.cuda.device_count()
     if stage == "export" and gpus <= 1:
         return [sys.executable, door, *arguments]
-    threads = ["--num_cpu_threads_per_process", str(os.cpu_count() or 1)]
+    threads = ["--num_cpu_threads_per_process", str(torch.get_num_threads())]
     placement = ["--multi_gpu"] if gpus > 1 else [] if gpus else ["--cpu", *threads]
     plain = [
         "--num_processes",
@@ -53,25 +53,24 @@ def launch_command(stage: str, arguments: Sequence[str]) -> list[str]:
 def run_and_wait(stage: str, arguments: Sequence[str]) -> None:
     """Print and run the launch command of a stage; exits with its status where it fails.
 
-    SIGTERM and Ctrl-C end it: its processes get SIGTERM, at which training saves its state, and are waited for. A
-    second one does not wait.
+    SIGTERM, Ctrl-C and a closed terminal end it: its processes get SIGTERM, at which training saves its state, and are
+    waited for. A second signal does not wait.
     """
-    command = launch_command(stage, arguments)
+    command, asked, launched = launch_command(stage, arguments), list[int](), list[int]()
     print("$", shlex.join(command), flush=True)
-    launched = subprocess.Popen(command, start_new_session=True)
-    asked: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
         asked.append(number)
-        if len(asked) > 1:
-            os.killpg(launched.pid, signal.SIGKILL)
-        else:
-            ask_to_end(launched.pid, LAUNCHER in command)
+        for process in launched:
+            ask_to_end(process, LAUNCHER in command, at_once=len(asked) > 1)
 
-    kinds = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(kind, end) for kind in kinds]
-    status = launched.wait()
-    for kind, handler in zip(kinds, before, strict=True):
+    before = {kind: signal.signal(kind, end) for kind in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    started = subprocess.Popen(command, start_new_session=True)
+    launched.append(started.pid)
+    if asked:  # before there was anything to ask
+        ask_to_end(started.pid, LAUNCHER in command)
+    status = started.wait()
+    for kind, handler in before.items():
         signal.signal(kind, handler)
     if asked:
         sys.exit(128 + asked[0])
@@ -79,13 +78,15 @@ def run_and_wait(stage: str, arguments: Sequence[str]) -> None:
         sys.exit(status if status > 0 else 128 - status)
 
 
-def ask_to_end(launched: int, by_launcher: bool) -> None:
-    """Send SIGTERM to the processes of a stage.
+def ask_to_end(launched: int, by_launcher: bool, at_once: bool = False) -> None:
+    """Send SIGTERM to the processes of a stage, or kill all of them at once.
 
     A launcher that gets it too would end before them, and the verb with it, while they are still saving: it ends when
     they have. Those who tokenise for a training process have groups of their own and end with it.
     """
     with suppress(psutil.NoSuchProcess, ProcessLookupError):
+        if at_once:
+            os.killpg(launched, signal.SIGKILL)
         stage = psutil.Process(launched)
         below = [child for child in stage.children() if os.getpgid(child.pid) == launched] if by_launcher else []
         for process in below or [stage]:

@@ -1,7 +1,7 @@
 """Limits: what the numbers of a recipe may be, so that no run begins that could not end.
 
-Each number is at least 0 and finite unless it is named here. A part that a recipe does not have has no limits, and the
-model's own numbers are its configuration's business.
+Each number is at least 0 and at most ``LARGEST`` unless it is named here. A part that a recipe does not have has no
+limits. How the numbers of a model fit together is its configuration's business.
 """
 
 from __future__ import annotations
@@ -13,25 +13,28 @@ from typing import NamedTuple
 
 from modeling_pgolf.errors import RecipeError
 
+from .corpus.tokenizer import LARGEST_VOCABULARY, LEAST_VOCABULARY
 from .recipe import Recipe, flat
+
+# Tokens, bytes, steps, rates: nothing that a run counts or multiplies by comes near it.
+LARGEST = 10**15
 
 
 class Limits(NamedTuple):
     """A range; ``least`` itself is allowed unless ``above`` says that numbers lie above it."""
 
-    least: float = 0.0
-    most: float = math.inf
+    least: float = 0
+    most: float = LARGEST
     above: bool = False
 
     def allow(self, value: float) -> bool:
         """Say whether ``value`` is in the range; not-a-number and infinity never are."""
         return math.isfinite(value) and self.least <= value <= self.most and not (self.above and value == self.least)
 
-    @property
-    def words(self) -> str:
-        """The range in words."""
-        lower = f"{'above' if self.above else 'at least'} {self.least:g}"
-        return lower if self.most == math.inf else f"{lower} and at most {self.most:g}"
+    def words(self, value: float) -> str:
+        """Say the range, as far as ``value`` may have missed it."""
+        lower = f"{'above' if self.above else 'at least'} {self.least:,}"
+        return lower if self.most == LARGEST and not value > LARGEST else f"{lower} and at most {self.most:,}"
 
 
 COUNT, SHARE, POSITIVE = Limits(1), Limits(0, 1), Limits(0, above=True)
@@ -45,12 +48,15 @@ TABLE = (
     (COUNT, "evaluation", "window stride batch_windows"),
     (COUNT, "evaluation.adaptation", "chunk_tokens epochs rows"),
     (COUNT, "corpus", "train_tokens validation_tokens"),
-    (COUNT, "corpus.tokenizer", "vocab_size"),
+    (COUNT, "model", "vocab_size hidden_size intermediate_size num_blocks num_attention_heads num_key_value_heads"),
+    (COUNT, "model", "max_position_embeddings rotary_trained_length rotary_length bigram_dim value_embed_dim"),
+    (COUNT, "model", "embedding_size"),
     (COUNT, "budget", "artifact_bytes"),
     (SHARE, "training", "warmdown_fraction loop_from"),
     (SHARE, "training.ema", "decay"),
     (SHARE, "evaluation.adaptation", "momentum"),
     (POSITIVE, "training", "seconds grad_clip"),
+    (POSITIVE, "model", "logit_softcap rms_norm_eps rotary_base embed_init_std"),
     (POSITIVE, "training.fine_tune", "grad_clip"),
     (POSITIVE, "training.qat", "scale_floor"),
     (POSITIVE, "quantization.clip", "matrix_scale_floor table_scale_floor"),
@@ -60,6 +66,9 @@ TABLE = (
     (POSITIVE, "evaluation.adaptation", "grad_clip"),
     (POSITIVE, "corpus.tokenizer", "train_megabytes"),
     (POSITIVE, "budget", "training_seconds evaluation_seconds"),
+    (Limits(-LARGEST), "model", "loop_end pad_token_id"),
+    (Limits(0, 2**32 - 1), "training", "seed"),  # numpy's
+    (Limits(LEAST_VOCABULARY, LARGEST_VOCABULARY), "corpus.tokenizer", "vocab_size"),
     (Limits(2), "quantization.gptq.calibration", "tokens"),
     (Limits(1, 22), "quantization", "codec_level"),  # zstd's
     (Limits(2, 8), "training.qat", "bits"),
@@ -73,7 +82,7 @@ def check_limits(recipe: Recipe) -> None:
     for name, value in numbers(recipe):
         limits = LIMITS.get(name, Limits())
         if not limits.allow(value):
-            raise RecipeError(f"{name} must be {limits.words}, found {value}")
+            raise RecipeError(f"{name} must be {limits.words(value)}, found {value}")
     if recipe.evaluation.stride > recipe.evaluation.window:
         raise RecipeError(
             f"evaluation.stride must be at most the window of {recipe.evaluation.window}, "
@@ -88,7 +97,7 @@ def check_limits(recipe: Recipe) -> None:
 
 
 def numbers(recipe: Recipe) -> Iterable[tuple[str, float]]:
-    """Yield the numbers of a recipe but those of its model, each with its dotted name."""
+    """Yield the numbers of a recipe, each with its dotted name."""
     for name, value in flat(asdict(recipe)).items():
-        if isinstance(value, int | float) and not isinstance(value, bool) and not name.startswith("model."):
+        if isinstance(value, int | float) and not isinstance(value, bool):
             yield name, value

@@ -6,12 +6,19 @@ are started by hand too, and something may have changed since.
 
 from __future__ import annotations
 
+import torch
+
+from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from modeling_pgolf.quantization_pgolf import read_track
 from training.batches import calls_per_step
+from training.qat import LateQat
+from training.streamed import refuse_lanes
 
 from .artifact import WEIGHTS
 from .corpus.build import FACTS_FILE
 from .job import Job, corpus_folder, open_job_corpus
+from .occupied import check_free
+from .recipe import Recipe
 from .reuse import to_take
 from .track import check_track, checkpoint_track
 from .workdir import check_outputs, run_folder
@@ -23,11 +30,12 @@ def check_ready(job: Job, stage: str, processes: int) -> None:
     A corpus is opened where it is there, and not built: what is wrong with its source shows later.
     """
     run = run_folder(job.place.root, job.place.run, job.recipe)
+    check_free(run.path)
     taken = to_take(job, run)
     if stage in taken:
         return
     if stage == "train":
-        calls_per_step(job.recipe.training, processes)
+        check_trainable(job.recipe, processes)
     elif stage == "export" and "train" not in taken:
         check_outputs(run.checkpoint)
         check_track(job.recipe.track, run.checkpoint, checkpoint_track(run.checkpoint))
@@ -36,3 +44,14 @@ def check_ready(job: Job, stage: str, processes: int) -> None:
         check_track(job.recipe.track, run.artifact, read_track(run.artifact / WEIGHTS))
     if stage != "export" and (corpus_folder(job) / FACTS_FILE).is_file():
         open_job_corpus(job)
+
+
+def check_trainable(recipe: Recipe, processes: int) -> None:
+    """Raise TrainingError where a step cannot be shared out, or where late QAT would round nothing."""
+    training, streaming = recipe.training, recipe.corpus.streaming
+    calls_per_step(training, processes)
+    if streaming is not None:
+        refuse_lanes(streaming.lanes, training)
+    if training.qat is not None:
+        with torch.device("meta"):  # a model without memory for its weights
+            LateQat(PGolfForCausalLM(recipe.model_config()), training.qat)

@@ -45,6 +45,7 @@ else:
         ],
         frozen=True,
         kw_only=True,
+        namespace={"__doc__": PGolfConfig.__doc__},
     )
 
 

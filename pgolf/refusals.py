@@ -16,7 +16,9 @@ from types import TracebackType
 
 from modeling_pgolf.errors import PGolfError
 
-DISK_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EISDIR, errno.ENOTDIR)
+DISK_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# And those of a place that is another's, or no place for a file.
+PLACE_REFUSALS = (errno.EACCES, errno.EISDIR, errno.ENOTDIR)
 # What a shell reports of a command that Ctrl-C ended.
 INTERRUPTED = 128 + signal.SIGINT
 # How libraries in Rust tell the number of an error of the operating system; tokenizers raises a plain Exception with
@@ -61,13 +63,15 @@ def refusal(error: BaseException) -> str | None:
     """Return the line that tells an error; None for one that nobody has foreseen."""
     if isinstance(error, PGolfError):
         return f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.errno in PLACE_REFUSALS:
+        return f"asked for {error.filename}; found: {error.strerror}; choose another place"
     if refused_by_disk(error):
         return f"the disk refuses ({error}); complete folders are kept: free space or choose another place, start again"
     return None
 
 
 def refused_by_disk(error: BaseException) -> bool:
-    """Say whether a file could not be written or read: its disk is full or read-only, or its place is not ours."""
+    """Say whether a file could not be written because its disk is full, over quota or read-only."""
     if isinstance(error, OSError):
         return error.errno in DISK_REFUSALS
     number = RUST_NUMBER.search(str(error))

@@ -43,6 +43,7 @@ from .corpus.stream import TextStream
 from .exporting import export_checkpoint
 from .fine_tune_text import fine_tune_text
 from .job import Job, open_job_corpus, parse_job, training_tokens, validation_tokens
+from .occupied import occupied
 from .processes import join_processes, leave_first_the_word, leave_process_group
 from .recipe import Recipe
 from .record import TARGET_BYTES, write_record
@@ -253,6 +254,7 @@ def door(stage: str, arguments: list[str]) -> None:
             raise RecipeError(f"the {stage} stage needs a recipe file as its first argument, like recipes/demo.py")
         job = parse_job(Path(arguments[0]), arguments[1:])
         run = open_run(job.place.root, job.place.run, job.recipe)
-        if not reused(job, run, stage):
-            STAGES[stage](job, run)
-        leave_process_group()
+        with occupied(run.path):
+            if not reused(job, run, stage):
+                STAGES[stage](job, run)
+            leave_process_group()

@@ -64,6 +64,7 @@ class Strip(ast.NodeTransformer):
         self.generic_visit(node)
         self.owner = outside
         node.returns = None
+        Unread(node).generic_visit(node)
         node.body = _doing(node.body) or [ast.Pass()]
         return node
 
@@ -94,6 +95,32 @@ class Strip(ast.NodeTransformer):
             case ast.Call(func=ast.Name(id=name)) if name in ERRORS:
                 node.exc.args, node.exc.keywords = [], []
         return self.generic_visit(node)
+
+
+class Unread(ast.NodeTransformer):
+    """Takes what a function assigns and nobody reads, as the words of an error whose text is gone; calls stay."""
+
+    def __init__(self, function: ast.FunctionDef) -> None:
+        nodes = list(ast.walk(function))
+        read = [n for n in nodes if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Store)]
+        counted = [n.target for n in nodes if isinstance(n, ast.AugAssign) and isinstance(n.target, ast.Name)]
+        shared = [name for n in nodes if isinstance(n, ast.Nonlocal | ast.Global) for name in n.names]
+        self.read = {n.id for n in (*read, *counted)} | set(shared)
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+        """Leave out an assignment to one name that is not read, unless its value does something."""
+        match node.targets:
+            case [ast.Name(id=name)] if name not in self.read and not _does_something(node.value):
+                return ast.Pass()
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        """Leave a class alone: its names are read from outside."""
+        return node
+
+
+def _does_something(value: ast.expr) -> bool:
+    return any(isinstance(n, ast.Call | ast.Await | ast.Yield | ast.YieldFrom | ast.NamedExpr) for n in ast.walk(value))
 
 
 def _doing(body: list[ast.stmt]) -> list[ast.stmt]:

@@ -135,7 +135,8 @@ def calls_per_step(config: TrainingConfig, processes: int) -> int:
 def inputs_and_targets(spans: Sequence[NDArray[np.int64]], sequence_length: int) -> tuple[Tensor, Tensor]:
     """Cut spans of ``n + 1`` tokens into rows: all but the last token, and all but the first, int64 (sequences, T)."""
     read = torch.from_numpy(np.stack(spans))
-    return read[:, :-1].reshape(-1, sequence_length), read[:, 1:].reshape(-1, sequence_length)
+    inputs, targets = (part.reshape(-1, sequence_length).contiguous() for part in (read[:, :-1], read[:, 1:]))
+    return inputs, targets
 
 
 def refuse_order(state: dict[str, Any], order: str) -> None:

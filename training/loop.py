@@ -70,27 +70,27 @@ def fit(
     fine_tune_tokens: what ``config.fine_tune`` goes over.
     Raises TrainingError on a non-finite loss or an uneven number of processes, too.
     """
-    telemetry = Telemetry(log, config.iterations, config.step_tokens, accelerator.is_main_process)
-    trainer = Trainer(model, tokens, config, accelerator, telemetry)
-    with closing(telemetry), closing(trainer.batches), fastest_attention():
-        if config.compile:
-            with trainer.clock.phase("compile"):
-                trainer.warm_up()
-        if checkpoints is not None and (state := checkpoints.restore()) is not None:
-            restore_run(trainer, state)
-            telemetry.event("resumed", step=trainer.steps, seconds=trainer.clock.counted)
-        run_steps(trainer, validate, checkpoints, stop)
-        if trainer.replay:
-            if validate:  # what would be published without the replay
-                with trainer.clock.phase("validate"), trainer.as_published():
-                    facts = validate(trainer.model)
-                telemetry.event("validation_before_replay", step=trainer.steps, **facts)
-                trainer.model.train()
-            run_replay(trainer, trainer.replay)
-        trainer.finish()
-        if config.fine_tune:
-            run_fine_tune(trainer, fine_tune_tokens)
-    telemetry.event("finished", step=trainer.steps, seconds=trainer.clock.seconds)
+    with closing(Telemetry(log, config.iterations, config.step_tokens, accelerator.is_main_process)) as telemetry:
+        trainer = Trainer(model, tokens, config, accelerator, telemetry)
+        with closing(trainer.batches), fastest_attention():
+            if config.compile:
+                with trainer.clock.phase("compile"):
+                    trainer.warm_up()
+            if checkpoints is not None and (state := checkpoints.restore()) is not None:
+                restore_run(trainer, state)
+                telemetry.event("resumed", step=trainer.steps, seconds=trainer.clock.counted)
+            run_steps(trainer, validate, checkpoints, stop)
+            if trainer.replay:
+                if validate:  # what would be published without the replay
+                    with trainer.clock.phase("validate"), trainer.as_published():
+                        facts = validate(trainer.model)
+                    telemetry.event("validation_before_replay", step=trainer.steps, **facts)
+                    trainer.model.train()
+                run_replay(trainer, trainer.replay)
+            trainer.finish()
+            if config.fine_tune:
+                run_fine_tune(trainer, fine_tune_tokens)
+        telemetry.event("finished", step=trainer.steps, seconds=trainer.clock.seconds)
     return Trained(trainer.steps, trainer.last_loss, dict(trainer.clock.seconds))
 
 

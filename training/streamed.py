@@ -84,6 +84,15 @@ class LaneReader(IterableDataset[Item | PGolfError]):
             yield error
 
 
+def refuse_lanes(lanes: int, config: TrainingConfig) -> None:
+    """Raise TrainingError where so many lanes cannot be dealt to the spans of a step."""
+    if lanes % config.spans_per_step:
+        raise TrainingError(
+            f"{lanes} lanes of text cannot be dealt to {config.spans_per_step} spans a step; choose a multiple of "
+            "training.spans_per_step for corpus.streaming.lanes"
+        )
+
+
 def unchanged(item: Any) -> Any:
     """Return what a DataLoader would otherwise make tensors of."""
     return item
@@ -94,11 +103,7 @@ class StreamedBatches:
 
     def __init__(self, stream: TokenStream, config: TrainingConfig, rank: int = 0, processes: int = 1) -> None:
         self.calls = calls_per_step(config, processes)
-        if stream.lanes % config.spans_per_step:
-            raise TrainingError(
-                f"{stream.lanes} lanes of text cannot be dealt to {config.spans_per_step} spans a step; choose a "
-                "multiple of training.spans_per_step for corpus.streaming.lanes"
-            )
+        refuse_lanes(stream.lanes, config)
         self.stream, self.config = stream, config
         self.rank, self.processes = rank, processes
         self.spans = 0  # of all processes

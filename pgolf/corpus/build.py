@@ -96,8 +96,9 @@ class CorpusConfig:
         published = isinstance(self.source, ChallengeShards)
         if published != (self.tokenizer is None):
             raise CorpusError(
-                f"asked for {type(self.source).__name__} with the tokenizer {self.tokenizer}; published shards bring "
-                "their own and text needs one; leave it out with ChallengeShards and name one otherwise"
+                f"asked for {type(self.source).__name__} with {type(self.tokenizer).__name__} as its tokenizer; "
+                "published shards bring their own and text needs one; leave it out with ChallengeShards and name one "
+                "otherwise"
             )
         if published and (self.train_tokens, self.validation_tokens) != (None, None):
             raise CorpusError(

@@ -55,6 +55,9 @@ CHARACTER_COVERAGE = 0.999
 # in toy vocabularies, where it leaves room for merges.
 CHARACTER_SHARE = 0.5
 
+# Pieces: the fixed ones, the blank and one merge; and as many as ids of 16 bits can name.
+LEAST_VOCABULARY, LARGEST_VOCABULARY = len(FIXED_PIECES) + 2, LARGEST_ID + 1
+
 # Characters in a piece. Source: SentencePiece's max_sentencepiece_length, which the challenge leaves at its default.
 LONGEST_PIECE = 16
 
@@ -70,10 +73,10 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     Raises CorpusError for other sizes and for texts with too few different words for V pieces.
     Source: Sennrich et al., 2016; the challenge's SentencePiece options.
     """
-    if not len(FIXED_PIECES) + 2 <= vocab_size <= LARGEST_ID + 1:
+    if not LEAST_VOCABULARY <= vocab_size <= LARGEST_VOCABULARY:
         raise CorpusError(
             f"asked for a vocabulary of {vocab_size}; {len(FIXED_PIECES)} ids are fixed and ids have 16 bits; "
-            f"choose {len(FIXED_PIECES) + 2} to {LARGEST_ID + 1}"
+            f"choose {LEAST_VOCABULARY} to {LARGEST_VOCABULARY}"
         )
     kept = list(texts)
     alphabet = _alphabet(kept, vocab_size)

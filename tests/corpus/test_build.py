@@ -180,9 +180,9 @@ def test_the_fingerprint_covers_the_head_across_shards(monkeypatch):
 
 
 def test_tokenizer_and_source_must_fit():
-    with pytest.raises(CorpusError, match="EmbeddedProse with the tokenizer None"):
+    with pytest.raises(CorpusError, match="EmbeddedProse with NoneType as its tokenizer"):
         CorpusConfig(EmbeddedProse())
-    with pytest.raises(CorpusError, match="ChallengeShards with the tokenizer TrainBpe"):
+    with pytest.raises(CorpusError, match="ChallengeShards with TrainBpe as its tokenizer"):
         CorpusConfig(ChallengeShards(), TrainBpe(300))
     with pytest.raises(CorpusError, match="train_shards instead"):
         CorpusConfig(ChallengeShards(), train_tokens=5)

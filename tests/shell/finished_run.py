@@ -48,9 +48,9 @@ FACTS = {
 def tiny_recipe(**changes):
     recipe = Recipe(
         name="tiny",
-        corpus=CorpusConfig(EmbeddedProse(), TrainBpe(vocab_size=64)),
+        corpus=CorpusConfig(EmbeddedProse(), TrainBpe(vocab_size=264)),
         model=ModelConfig(
-            vocab_size=64,
+            vocab_size=264,
             hidden_size=32,
             intermediate_size=64,
             num_blocks=2,

@@ -259,6 +259,35 @@ def specialised(source, **changes):
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
+UNREAD = """
+def told(asked):
+    words = "many" if asked > 1 else "one"
+    count, kept = 0, 0
+    left = 0
+    for number in range(asked):
+        count += number
+        left += 1
+        here = lambda: number
+        made = list(range(number))
+    class Inner:
+        word = "kept"
+    if asked < 0:
+        raise ValueError(f"{words} {count} {left} {made} {here}")
+    return count, Inner.word
+"""
+
+
+def test_what_nobody_reads_is_left_out_and_nothing_else():
+    text = as_source(stripped(ast.parse(UNREAD), read=()))
+    assert "words" not in text and "here" not in text, "words of an error whose text is gone"
+    assert "made = list" in text, "a call may do something"
+    names = {}
+    exec(text, names)
+    assert names["told"](4) == (6, "kept")
+    with pytest.raises(ValueError):
+        names["told"](-1)
+
+
 @pytest.mark.parametrize(
     ("source", "left"),
     [

@@ -1,5 +1,6 @@
 """The command line: help shows every option of a stage, and costs no seconds."""
 
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -8,6 +9,7 @@ import pytest
 
 from pgolf import cli
 from pgolf.place import Place
+from pgolf.reference_systems import SYSTEMS
 from pgolf.siblings import ROOT
 
 
@@ -26,6 +28,21 @@ def test_help_of_a_stage_shows_its_options_and_overrides(verb, capsys):
     for field in fields(Place):
         _, _, told = shown.partition(f"--{field.name} ")
         assert len(told.partition("(default:")[0].split()) > 5, f"--{field.name} says nothing about itself"
+
+
+def test_help_names_every_system_that_can_be_converted(capsys):
+    _, shown = said(capsys, "convert", "--help")
+    _, _, told = shown.partition("the pull request it is from:")
+    assert set(re.findall(r"\d+|fork", told.partition("(required)")[0])) == set(SYSTEMS)
+
+
+@pytest.mark.parametrize("option", ["--root", "--trackers=tensorboard"])
+def test_options_may_stand_before_the_recipe(option, monkeypatch):
+    stages = []
+    monkeypatch.setattr(cli, "run_stage", lambda verb, recipe, rest: stages.append((recipe, rest)))
+    words = [option, "here"] if option == "--root" else ["--trackers", "tensorboard", "--trackers", "wandb"]
+    cli.main(["train", *words, "RECIPE"])
+    assert stages == [("RECIPE", words)]
 
 
 def test_help_imports_nothing_that_takes_seconds():

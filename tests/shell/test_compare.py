@@ -8,7 +8,7 @@ import pytest
 from finished_run import tiny_recipe
 
 from modeling_pgolf.errors import RecipeError
-from pgolf.compare import Seeds, as_text, compare, paired_by_document, read_seeds
+from pgolf.compare import Seeds, as_text, check_apart, compare, paired_by_document, read_seeds
 from pgolf.recipe import recipe_json
 
 # LEGALITY 1.4: on SP1024 one BPB is 1.6884 nats per token (0.005 nats are 0.00296 BPB).
@@ -65,3 +65,10 @@ def test_paired_by_document_finds_a_small_gain():
     base = rng.gamma(2.0, 1.0, 50_000)
     gain, error = paired_by_document(base, base - 0.01 + rng.normal(0, 0.05, 50_000), starts)
     assert gain == pytest.approx(0.01, abs=4 * error) and 1e-5 < error < 1e-3
+
+
+def test_a_record_stands_on_one_side(tmp_path):
+    one, other, third = (tmp_path / name for name in ("one", "other", "third"))
+    check_apart([one], [other, third])
+    with pytest.raises(RecipeError, match="other is on both sides of the comparison; name two systems"):
+        check_apart([one, other], [third, tmp_path / "third" / ".." / "other"])

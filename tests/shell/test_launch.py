@@ -1,5 +1,6 @@
 """A stage that is started by a verb hears what its starter hears, and its end is the verb's end."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -46,13 +47,29 @@ def waited_for(path, text=""):
     return False
 
 
-@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda kind: kind.name)
 def test_a_verb_that_is_asked_to_end_waits_for_what_its_stage_saves(tmp_path, kind):
     verb = start(STAGE, str(tmp_path), "1", launch.LAUNCHER)
     assert waited_for(tmp_path / "ready")
     verb.send_signal(kind)
     assert verb.wait(30) == 128 + kind
     assert (tmp_path / "saved").read_text() == str(int(signal.SIGTERM)), "the verb ended before its stage"
+
+
+def test_a_signal_before_there_is_a_stage_is_not_lost(monkeypatch):
+    """It arrives while the process is being made."""
+    make = launch.subprocess.Popen
+
+    def slow(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(launch.subprocess, "Popen", slow)
+    monkeypatch.setattr(launch, "launch_command", lambda stage, arguments: ["sleep", "60"])
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        launch.run_and_wait("train", [])
+    assert ended.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_stage_without_a_launcher_is_asked_itself(tmp_path):

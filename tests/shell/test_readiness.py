@@ -10,6 +10,7 @@ from shell.finished_run import finish, tiny_recipe
 from modeling_pgolf.errors import CorpusError, RecipeError
 from pgolf import cli, launch, run, trackers
 from pgolf import job as jobs
+from pgolf.occupied import occupied
 from pgolf.place import Place
 from pgolf.recipe import recipe_json
 from pgolf.workdir import MANIFEST, RunFolder
@@ -93,7 +94,12 @@ REFUSED = [
     (["train", "export", "score"], nothing, ["--training.seed", "7"], "RecipeError: HOME/runs/base holds a run of"),
     (["train", "export", "score"], folder_in_the_way, [], "RecipeError: asked for the run folder HOME/runs/base; foun"),
     (["train"], file_in_the_way, [], "RecipeError: asked for the run folder HOME/runs/base; found"),
-    (["train"], nothing, ["--model.vocab-size", "63"], "RecipeError: the tokenizer has 64 tokens, model.vocab_size is"),
+    (
+        ["train"],
+        nothing,
+        ["--model.vocab-size", "263"],
+        "RecipeError: the tokenizer has 264 tokens, model.vocab_size is",
+    ),
     (["train"], nothing, ["--trackers", "wandb"], "EnvironmentMismatch: asked to report to wandb, which is not inst"),
     (["train", "score"], nothing, ["--reuse", "nowhere"], "RecipeError: --reuse nowhere names no other run"),
     (["train"], nothing, [*NEXT, "--training.seed", "7"], "RecipeError: the run base has another training.seed"),
@@ -136,6 +142,34 @@ def test_a_verb_refuses_what_its_stage_refuses(
             assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before
     assert launched == [] and told[0] == told[1] and told[0].count("\n") == 1
     assert told[0].startswith(f"pgolf: {complaint.replace('HOME', str(home))}")
+
+
+@pytest.mark.parametrize("stage", ["train", "export", "score"])
+def test_a_run_that_is_being_worked_on_is_left_alone(home, launched, capsys, stage):
+    """By the verb, and by the door, where nobody asked before."""
+    with occupied(home / "runs" / "base"):
+        for command in (cli.main, lambda arguments: run.door(arguments[0], arguments[1:])):
+            with pytest.raises(SystemExit) as ended:
+                command([stage, str(home / "tiny.json"), "--root", str(home)])
+            assert ended.value.code == 1
+            assert f"asked to work in {home / 'runs' / 'base'}; another process is at work" in capsys.readouterr().err
+    assert launched == []
+    cli.main([stage, str(home / "tiny.json"), "--root", str(home)])
+    assert [stage for stage, _ in launched] == [stage]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        ("corpus.streaming:stream-config --corpus.streaming.lanes 3", "3 lanes of text cannot be dealt to"),
+        ("training.qat:qat-config", "late QAT was asked for, but no matrix has more than 65,536 elements"),
+    ],
+)
+def test_a_training_that_could_not_begin_is_not_launched(home, launched, capsys, overrides, complaint):
+    with pytest.raises(SystemExit):
+        cli.main(["train", str(home / "tiny.json"), "--root", str(home), "--run", "new", *overrides.split()])
+    assert f"TrainingError: {complaint}" in capsys.readouterr().err
+    assert launched == [] and not (home / "runs" / "new").exists()
 
 
 @pytest.mark.parametrize("stage", ["train", "export", "score"])
@@ -183,13 +217,13 @@ def test_a_corpus_that_cannot_be_built_leaves_no_run_behind(home, launched, monk
 
 def test_a_tokenizer_that_was_read_must_fit_the_model(monkeypatch, tmp_path):
     recipe = tiny_recipe(corpus=replace(tiny_recipe().corpus, tokenizer=jobs.SentencePieceModel("large.model")))
-    for size, fits in ((64, True), (65, False)):
+    for size, fits in ((264, True), (265, False)):
         corpus = jobs.Corpus(tmp_path, range(size), None, [], [], {})
         monkeypatch.setattr(jobs, "build_corpus", lambda config, folder, corpus=corpus: corpus)
         if fits:
             assert jobs.open_job_corpus(jobs.Job(recipe, Place())) is corpus
         else:
-            with pytest.raises(RecipeError, match=r"65 tokens, model.vocab_size is 64: raise it to 65"):
+            with pytest.raises(RecipeError, match=r"265 tokens, model.vocab_size is 264: raise it to 265"):
                 jobs.open_job_corpus(jobs.Job(recipe, Place()))
 
 

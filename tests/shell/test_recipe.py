@@ -70,15 +70,38 @@ def test_a_part_of_a_part_is_chosen_with_it(recipe):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("training.qat:qatconfig", "Unrecognized options: training.qat:qatconfig"),
-        ("training.qta:none", "Unrecognized options: training.qta:none"),
-        ("corpus.source:local-folder corpus.tokenizer:train-bpe --corpus.tokenizer.vocab-size 9", "corpus.source.path"),
+        ("training.qat:qatconfig", "asked for training.qat:qatconfig, .* did you mean training.qat:qat-config?"),
+        ("training.qta:none", "did you mean training.qat:none?"),
+        (
+            "--model.xsa-layers 1 2 no:way",
+            "asked for no:way, which is no part and kind of a recipe; there are corpus.s",
+        ),
+        (
+            "--training.swa.every 5",
+            "--training.swa.every belongs to training.swa, which is left out; choose it with tra",
+        ),
+        (
+            "training.ema:none --training.ema.decay=0.9",
+            "--training.ema.decay belongs to training.ema, which is left out",
+        ),
     ],
 )
-def test_a_choice_that_does_not_do(recipe, words, told, capsys):
+def test_a_choice_that_does_not_do(recipe, words, told):
+    with pytest.raises(RecipeError, match=told):
+        with_overrides(recipe, words.split())
+
+
+def test_a_kind_asks_for_what_it_needs(recipe, capsys):
+    words = "corpus.source:local-folder corpus.tokenizer:train-bpe --corpus.tokenizer.vocab-size 300"
     with pytest.raises(SystemExit):
         with_overrides(recipe, words.split())
-    assert told in capsys.readouterr().err
+    assert "corpus.source.path" in capsys.readouterr().err
+
+
+def test_a_value_may_look_like_a_choice(recipe):
+    words = "corpus.source:local-folder --corpus.source.path my:text corpus.tokenizer:train-bpe"
+    changed = with_overrides(recipe, [*words.split(), "--corpus.tokenizer.vocab-size", "300"])
+    assert changed.corpus.source.path == "my:text"
 
 
 def test_a_part_of_what_is_left_out_cannot_be_chosen(recipe):
@@ -186,7 +209,15 @@ def test_a_file_that_cannot_be_run(tmp_path, content, complaint):
         ("--training.micro-batch-sequences 0", "training.micro_batch_sequences must be at least 1"),
         ("--training.log-every 0", "training.log_every must be at least 1, found 0"),
         ("--training.seconds nan", "training.seconds must be above 0, found nan"),
-        ("--training.seconds inf", "training.seconds must be above 0, found inf"),
+        ("--training.seconds inf", "training.seconds must be above 0 and at most 1,000,000,000,000,000, found inf"),
+        (
+            "--training.iterations 99999999999999999999",
+            "at least 1 and at most 1,000,000,000,000,000, found 9999999999",
+        ),
+        ("--training.seed 4294967296", "training.seed must be at least 0 and at most 4,294,967,295, found 4294967296"),
+        ("--corpus.tokenizer.vocab-size 100", "corpus.tokenizer.vocab_size must be at least 262 and at most 65,536"),
+        ("--model.num-attention-heads 0", "model.num_attention_heads must be at least 1, found 0"),
+        ("--model.logit-softcap nan", "model.logit_softcap must be above 0, found nan"),
         ("--training.warmdown-steps -1", "training.warmdown_steps must be at least 0, found -1"),
         ("--training.warmdown-fraction 1.5", "training.warmdown_fraction must be at least 0 and at most 1, found 1.5"),
         ("--training.swa.every 0 training.swa:swa-config", "training.swa.every must be at least 1"),

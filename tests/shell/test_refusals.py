@@ -131,7 +131,6 @@ def test_errors_that_are_bugs_pass(error, capsys):
     [
         (OSError(errno.ENOSPC, "full"), True),
         (OSError(errno.EROFS, "read-only"), True),
-        (PermissionError(errno.EACCES, "another's"), True),
         (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), True),
         (Exception("File too large (os error 27)"), True),
         (OSError(errno.ENOENT, "missing"), False),
@@ -141,6 +140,14 @@ def test_errors_that_are_bugs_pass(error, capsys):
 )
 def test_what_a_disk_refuses(error, refused):
     assert refused_by_disk(error) is refused
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EISDIR, errno.ENOTDIR])
+def test_a_place_that_is_none_is_named(capsys, number):
+    with pytest.raises(SystemExit) as ended, TellRefusals():
+        raise OSError(number, os.strerror(number), "some/file")
+    told = f"pgolf: asked for some/file; found: {os.strerror(number)}; choose another place\n"
+    assert ended.value.code == 1 and capsys.readouterr().err == told
 
 
 def test_an_interrupt_ends_a_command_with_one_line(capsys):

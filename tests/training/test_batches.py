@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from modeling_pgolf.errors import TrainingError
+from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from pgolf.corpus.shards import open_split
 from training.batches import SequentialBatches, TrainTokens
 from training.config import TrainingConfig
@@ -28,6 +29,14 @@ def shards(*lengths):
 
 def shape(span_sequences, sequence_length=16, spans_per_step=8):
     return TrainingConfig(sequence_length=sequence_length, span_sequences=span_sequences, spans_per_step=spans_per_step)
+
+
+def test_a_span_of_one_sequence_trains(tiny_config):
+    """Its targets are a cut of its tokens, not a copy, and the loss looks at them as one row."""
+    model = PGolfForCausalLM(tiny_config)
+    inputs, targets = SequentialBatches(TrainTokens(shards(200)), shape(1)).next_step()
+    assert inputs.is_contiguous() and targets.is_contiguous()
+    model(input_ids=inputs, shift_labels=targets, use_cache=False).loss.backward()
 
 
 @pytest.mark.parametrize(("processes", "accumulation"), SHARES)
