@@ -21,6 +21,8 @@ from .siblings import ROOT
 
 DOORS = {"train": "training/train.py", "export": "quantization/export.py", "score": "evaluation/score.py"}
 LAUNCHER = "accelerate.commands.launch"
+# Signals that end a verb, and through it its stage.
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def process_count() -> int:
@@ -64,7 +66,9 @@ def run_and_wait(stage: str, arguments: Sequence[str]) -> None:
         for process in launched:
             ask_to_end(process, LAUNCHER in command, at_once=len(asked) > 1)
 
-    before = {kind: signal.signal(kind, end) for kind in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    # What the caller ignores stays ignored: nohup does not want to hear of a closed terminal.
+    heard = [kind for kind in ENDING if signal.getsignal(kind) != signal.SIG_IGN]
+    before = {kind: signal.signal(kind, end) for kind in heard}
     started = subprocess.Popen(command, start_new_session=True)
     launched.append(started.pid)
     if asked:  # before there was anything to ask

@@ -107,11 +107,14 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
 
     A second Ctrl-C ends it at once.
     """
-    asked, kinds = threading.Event(), (signal.SIGTERM, signal.SIGINT)
+    asked = threading.Event()
+    # In a background job of a script Ctrl-C is ignored, and stays so.
+    kinds = [kind for kind in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(kind) != signal.SIG_IGN]
 
     def ask(number: int, frame: Any) -> None:
         asked.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.SIGINT in kinds:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = [signal.signal(kind, ask) for kind in kinds]
     try:

@@ -72,6 +72,19 @@ def test_a_signal_before_there_is_a_stage_is_not_lost(monkeypatch):
     assert ended.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
 
 
+def test_what_the_caller_ignores_stays_ignored(tmp_path):
+    """As nohup ignores the end of a terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    verb = start(STAGE, str(tmp_path), "0", launch.LAUNCHER)
+    signal.signal(signal.SIGHUP, before)
+    assert waited_for(tmp_path / "ready")
+    verb.send_signal(signal.SIGHUP)
+    time.sleep(1)
+    assert verb.poll() is None and not (tmp_path / "asked").exists()
+    verb.terminate()
+    assert verb.wait(30) == 128 + signal.SIGTERM
+
+
 def test_a_stage_without_a_launcher_is_asked_itself(tmp_path):
     waiting = f"import pathlib, time; pathlib.Path({str(tmp_path / 'ready')!r}).touch(); time.sleep(60)"
     verb = start(waiting)

@@ -65,6 +65,18 @@ def test_a_signal_asks_to_stop(kind):
     assert signal.getsignal(kind) is before
 
 
+def test_an_ignored_interrupt_asks_nothing():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with asked_to_stop() as asked:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not asked()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert asked() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_second_interrupt_does_not_wait():
     with asked_to_stop() as asked:
         os.kill(os.getpid(), signal.SIGINT)
