@@ -35,8 +35,15 @@ launch.run_and_wait("train", sys.argv[1:])
 """
 
 
-def start(*arguments):
-    return subprocess.Popen([sys.executable, "-c", STARTER, *arguments], stdout=subprocess.PIPE, text=True)
+def start(*arguments, ignored=()):
+    """Start a verb with the signals of a terminal, whatever those are that the tests were started with."""
+
+    def like_a_terminal():
+        for kind in launch.ENDING:
+            signal.signal(kind, signal.SIG_IGN if kind in ignored else signal.SIG_DFL)
+
+    command = [sys.executable, "-c", STARTER, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=like_a_terminal)
 
 
 def waited_for(path, text=""):
@@ -74,9 +81,7 @@ def test_a_signal_before_there_is_a_stage_is_not_lost(monkeypatch):
 
 def test_what_the_caller_ignores_stays_ignored(tmp_path):
     """As nohup ignores the end of a terminal."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    verb = start(STAGE, str(tmp_path), "0", launch.LAUNCHER)
-    signal.signal(signal.SIGHUP, before)
+    verb = start(STAGE, str(tmp_path), "0", launch.LAUNCHER, ignored=[signal.SIGHUP])
     assert waited_for(tmp_path / "ready")
     verb.send_signal(signal.SIGHUP)
     time.sleep(1)

@@ -55,8 +55,16 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tiny_config, tmp_path):
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
 
 
+@pytest.fixture
+def like_a_terminal():
+    """Signals as a terminal gives them, whatever those are that the tests were started with."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT], ids=lambda kind: kind.name)
-def test_a_signal_asks_to_stop(kind):
+def test_a_signal_asks_to_stop(kind, like_a_terminal):
     before = signal.getsignal(kind)
     with asked_to_stop() as asked:
         assert not asked()
@@ -77,7 +85,7 @@ def test_an_ignored_interrupt_asks_nothing():
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_second_interrupt_does_not_wait():
+def test_a_second_interrupt_does_not_wait(like_a_terminal):
     with asked_to_stop() as asked:
         os.kill(os.getpid(), signal.SIGINT)
         assert asked()
