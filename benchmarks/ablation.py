@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import json
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +32,7 @@ from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from pgolf.convert import load_exactly
 from pgolf.job import Job, open_job_corpus, parse_job, validation_tokens
 from pgolf.processes import join_processes
-from pgolf.run import counted_score, plain_score
+from pgolf.run import counted_score, events_to, plain_score
 from pgolf.stages import passes
 from quantization.compress import compress, dequantized
 from training.batches import TrainTokens
@@ -94,11 +93,11 @@ def train(job: Job, out: Path) -> None:
     def plain(current: PGolfForCausalLM) -> dict[str, float]:
         return plain_score(current, tokens, corpus, recipe, accelerator)
 
-    def log(event: dict[str, Any]) -> None:
-        with open(out / "events.jsonl", "a") as file:
-            file.write(json.dumps({"time": time.time(), **event}) + "\n")
+    def show(event: dict[str, Any]) -> None:
         if event["event"] != "step" or event["step"] % 50 == 0:
             print(json.dumps(event), flush=True)
+
+    log = events_to(out / "events.jsonl", show)
 
     telemetry = Telemetry(log, training.iterations, training.step_tokens, False)
     trainer = Trainer(model, TrainTokens(corpus.train), training, accelerator, telemetry)

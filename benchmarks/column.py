@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from accelerate.utils import set_seed
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from pgolf.job import open_job_corpus, parse_job, validation_tokens
 from pgolf.processes import join_processes
-from pgolf.run import plain_score
+from pgolf.run import events_to, plain_score
 from training.batches import TrainTokens
 from training.loop import fit
 
@@ -65,11 +64,11 @@ def main() -> None:
     def plain(current: PGolfForCausalLM) -> dict[str, float]:
         return plain_score(current, tokens, corpus, recipe, accelerator)
 
-    def log(event: dict[str, Any]) -> None:
-        with open(arguments.out, "a") as file:
-            file.write(json.dumps({"time": time.time(), **event}) + "\n")
+    def show(event: dict[str, Any]) -> None:
         if event["event"] != "step" or event["step"] % 50 == 0:
             print(json.dumps(event), flush=True)
+
+    log = events_to(arguments.out, show)
 
     fit(model, TrainTokens(corpus.train), recipe.training, accelerator, validate=plain, log=log)
     log({"event": "published", **plain(model)})
