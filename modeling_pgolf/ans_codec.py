@@ -108,11 +108,10 @@ def read_layout(raw: bytes) -> Layout:
         spans = sorted((*entry["data_offsets"], entry["shape"]) for entry in entries if entry["dtype"] == "I8")
         start = max((entry["data_offsets"][1] for entry in entries if entry["dtype"] != "I8"), default=0)
         begins, ends, shapes = zip(*spans, strict=True) if spans else ((), (), ())
-        sizes = [prod(shape) for shape in shapes]
+        edges = [*itertools.accumulate(map(prod, shapes), initial=start)]
         whole = all(type(n) is int and n >= 0 for n in (start, *begins, *ends, *itertools.chain(*shapes)))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise FormatError(f"the header of the inner file cannot be read: {error!r}") from error
-    edges = [*itertools.accumulate(sizes, initial=start)]
     if not whole or [*begins] != edges[:-1] or [*ends] != edges[1:] or 8 + length + start > len(raw):
         raise FormatError("the codes of the inner file are not one block of rows and columns at its end")
     matrices = [(shape[0] if shape else 1, prod(shape[1:])) for shape in shapes if prod(shape)]

@@ -200,6 +200,29 @@ def test_inner_sections_are_judged_too():
     assert refused > 500
 
 
+HEADERS = [
+    {"a": {"dtype": "F16", "data_offsets": [0]}},
+    {"a": {"dtype": "F16", "data_offsets": []}},
+    {"a": {"dtype": "I8", "shape": [2, 2], "data_offsets": []}},
+    {"a": {"dtype": "I8", "shape": [2, 2], "data_offsets": [0, 4, 8]}},
+    {"a": {"dtype": "I8", "shape": 4, "data_offsets": [0, 4]}},
+    {"a": {"dtype": "I8", "shape": ["2"], "data_offsets": [0, 2]}},
+    {"a": {"dtype": "I8", "data_offsets": [0, 2]}},
+    {"a": {}},
+    {"a": None},
+    {"a": [1]},
+    ["a"],
+    7,
+]
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=json.dumps)
+def test_headers_of_a_wrong_shape_are_damage(header):
+    text = json.dumps(header).encode()
+    with pytest.raises(FormatError, match="the inner file"):
+        ans_codec.read_layout(struct.pack("<Q", len(text)) + text + bytes(16))
+
+
 def test_words_left_over_are_damage():
     """A word below the others changes no code, so nothing but the end of the stack can tell."""
     raw = _inner_bytes({"a": gaussian_codes(64, 48, 12.85, 6)})
