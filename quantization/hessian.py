@@ -46,15 +46,16 @@ class Moments:
     def means(self) -> dict[str, Tensor]:
         """Return the sums of all processes over all their batches.
 
-        Raises TrainingError where there is no batch, or where a matrix was never reached.
+        Raises TrainingError where no process has a batch, or where none reached a matrix.
         """
-        if self.batches and (missed := sorted(self.sums.keys() - self.reached)):
-            raise TrainingError(f"calibration saw no input of {missed[:3]}: GPTQ would round all of it to zero")
+        reached = self.batches.new_tensor([name in self.reached for name in self.sums])
         if dist.is_available() and dist.is_initialized():
-            for tensor in (*self.sums.values(), self.batches):
+            for tensor in (*self.sums.values(), self.batches, reached):
                 dist.all_reduce(tensor)
         if not self.batches:
             raise TrainingError("calibration got no text: gptq.calibration asks for no batch, or the corpus is empty")
+        if missed := sorted(name for name, processes in zip(self.sums, reached.tolist(), strict=True) if not processes):
+            raise TrainingError(f"calibration saw no input of {missed[:3]}: GPTQ would round all of it to zero")
         return {name: total / self.batches for name, total in self.sums.items()}
 
 
