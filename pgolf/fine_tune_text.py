@@ -6,6 +6,9 @@ a run says so and its record is stamped. Source: LEGALITY D1; PR 1351, PR 1423.
 
 from __future__ import annotations
 
+import hashlib
+from typing import Any
+
 import numpy as np
 
 from training.batches import TrainTokens
@@ -23,3 +26,10 @@ def fine_tune_text(recipe: Recipe, corpus: Corpus) -> TrainTokens | None:
         return TrainTokens([np.asarray(shard) for shard in corpus.validation])
     stored = TrainTokens([np.asarray(shard) for shard in corpus.train])
     return TrainTokens([stored.read(0, min(config.tokens, len(stored))).astype(np.uint16)])
+
+
+def fine_tune_facts(recipe: Recipe, tokens: TrainTokens) -> dict[str, Any]:
+    """Describe the tokens that a run fine-tuned on: of which split, how many, SHA-256 of them as uint16."""
+    split = "validation" if recipe.track == "historical" else "train"
+    ids = tokens.read(0, len(tokens)).astype("<u2")
+    return {"split": split, "tokens": len(tokens), "sha256": hashlib.sha256(ids.tobytes()).hexdigest()}

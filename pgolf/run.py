@@ -41,7 +41,7 @@ from .corpus.recount import check_counted
 from .corpus.splits import file_sha256
 from .corpus.stream import TextStream
 from .exporting import export_checkpoint
-from .fine_tune_text import fine_tune_text
+from .fine_tune_text import fine_tune_facts, fine_tune_text
 from .job import Job, open_job_corpus, parse_job, training_tokens, validation_tokens
 from .occupied import occupied
 from .processes import join_processes, leave_first_the_word, leave_process_group
@@ -69,7 +69,7 @@ def train(job: Job, run: RunFolder) -> None:
 
     main = accelerator.is_main_process
     states = FolderCheckpoints(run.states, recipe.training.keep_checkpoints, writer=main)
-    tokens_read = training_tokens(job, corpus)
+    tokens_read, fine_tuned = training_tokens(job, corpus), fine_tune_text(recipe, corpus)
     with asked_to_stop() as stop:
         trained = fit(
             model,
@@ -82,7 +82,7 @@ def train(job: Job, run: RunFolder) -> None:
                 run.log if main else None, start_trackers(accelerator, recipe, run.path) if trackers else None
             ),
             stop=stop,
-            fine_tune_tokens=fine_tune_text(recipe, corpus),
+            fine_tune_tokens=fine_tuned,
         )
     final = validate(model)
     if main:
@@ -95,6 +95,8 @@ def train(job: Job, run: RunFolder) -> None:
             )
             stream = stream_facts(tokens_read, recipe.training, trained.steps, accelerator.num_processes)
             facts = {"corpus": corpus.facts, "stream": stream}
+            if recipe.training.fine_tune and fine_tuned:
+                facts["fine_tune"] = fine_tune_facts(recipe, fine_tuned)
             write_manifest(folder, "training", recipe, corpus_hashes(corpus), trained.seconds, **facts)
     accelerator.wait_for_everyone()  # the next stage may follow in these processes
     for tracker in accelerator.trackers:  # not end_training: a bundle goes on in this process group

@@ -16,6 +16,7 @@ from modeling_pgolf.quantization_pgolf import TRACKS, read_track
 
 from ..artifact import WEIGHTS, code_bytes
 from ..corpus.splits import file_sha256
+from ..recipe import Recipe
 from ..workdir import MANIFEST, file_hashes
 from .shipped_code import CODE_SUFFIXES
 
@@ -110,6 +111,18 @@ def chain_fact(record: Path, manifests: dict[str, Any]) -> Fact:
     }
     wrong = [link for link, (one, other) in links.items() if one is None or one != other]
     return Fact("E3", name, not wrong, f"another {', '.join(wrong)}" if wrong else ", ".join(links))
+
+
+def fine_tune_fact(recipe: Recipe, manifests: dict[str, Any]) -> Fact:
+    """Of which split the tokens were that the weights were fine-tuned on, by the training stage's own account."""
+    name = "text of fine-tuning"
+    if recipe.training.fine_tune is None:
+        return Fact("D1", name, True, "none: the recipe has no fine-tuning")
+    told = manifests.get("training", {}).get("fine_tune", {})
+    split, count = told.get("split"), told.get("tokens")
+    if split is None or count is None:
+        return Fact("D1", name, None, "not named by the training stage")
+    return Fact("D1", name, split == "train", f"{count:,} tokens of the {split} split, {told.get('sha256')!s:.16}")
 
 
 def split_fact(manifests: dict[str, Any]) -> Fact:

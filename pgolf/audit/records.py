@@ -9,7 +9,17 @@ from modeling_pgolf.errors import FormatError, PGolfError
 from ..integrity import chain_finding, sizes_finding, stamp_finding
 from .clocks import clock_facts, machines
 from .evidence import Evidence, read_evidence
-from .facts import PROBES, Fact, chain_fact, hash_fact, recipe_fact, size_fact, split_fact, track_fact
+from .facts import (
+    PROBES,
+    Fact,
+    chain_fact,
+    fine_tune_fact,
+    hash_fact,
+    recipe_fact,
+    size_fact,
+    split_fact,
+    track_fact,
+)
 from .figures import figure_facts
 from .ledgers import ledger_facts
 from .loading import loading_fact
@@ -41,6 +51,7 @@ def record_facts(evidence: Evidence) -> list[Fact]:
         size_fact(record),
         loading_fact(record),
         track_fact(record),
+        fine_tune_fact(evidence.recipe, manifests),
         *clock_facts(evidence),
         *ledger_facts(evidence),
         *score_facts(evidence),

@@ -4,18 +4,20 @@ Seeds 3 and 4 and their twins, shrunk, go the whole road. Then somebody changes 
 manifests with all their hashes, or copies folders about: a stage refuses, or the audit of the record fails D1.
 """
 
+import hashlib
 import json
 import re
 import shutil
 import signal
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
 from modeling_pgolf.errors import FormatError
 from modeling_pgolf.quantization_pgolf import pack, read_frame_file, read_track, write_frame_file
 from pgolf import run as stages
-from pgolf.audit.facts import track_fact
+from pgolf.audit.facts import fine_tune_fact, track_fact
 from pgolf.cli import main
 from pgolf.corpus.splits import file_sha256
 from pgolf.integrity import check_record, integrity
@@ -139,7 +141,7 @@ def against_ranking(record):
 def test_a_seed_fails_and_its_twin_passes(finished, capsys, seed):
     old, twin = finished(seed), finished(f"{seed}_ranked")
     verdict, line, failing = audited(capsys, old.record)
-    assert (verdict, failing) == ("FAIL", ["D1 track"])
+    assert (verdict, failing) == ("FAIL", ["D1 track", "D1 text"])
     assert "historical in recipe.json, manifests/training.json" in line and f"model.safetensors; {REASON}" in line
     verdict, line, failing = audited(capsys, twin.record)
     assert (verdict, failing) == ("PASS", []) and "ranked, in all 7 places" in line
@@ -225,6 +227,37 @@ def forge_record(record):
     change(record / MANIFEST, track="ranked", stamp="", inputs=inputs, outputs=file_hashes(record))
 
 
+@pytest.mark.parametrize(("name", "split"), [("seed4_prequant", "validation"), ("seed4_prequant_ranked", "train")])
+def test_what_was_fine_tuned_on_is_what_the_record_says(finished, name, split):
+    """The manifest's hash is that of the split's own tokens, read from the shards on disk."""
+    run = finished(name)
+    told = json.loads((run.record / "manifests" / "training.json").read_text())["fine_tune"]
+    (shard,) = (run.path.parents[1] / "corpora").glob(f"*/fineweb_{split[:5] if split == 'train' else 'val'}_*.bin")
+    tokens = np.fromfile(shard, "<u2", offset=1024)[: 800 if split == "train" else None]
+    assert told == {
+        "split": split,
+        "tokens": len(tokens),
+        "sha256": hashlib.sha256(tokens.tobytes()).hexdigest(),
+    }
+    assert fine_tune_fact(load_recipe(run.record / "recipe.json"), {"training": {"fine_tune": told}}).holds == (
+        split == "train"
+    )
+
+
+@pytest.mark.parametrize("name", ["seed4_prequant", "seed4_prequant_ranked"])
+def test_the_log_counts_the_steps_of_fine_tuning(finished, name):
+    run = finished(name)
+    events = [json.loads(line) for line in run.log.read_text().splitlines()]
+    (tuned,) = [event for event in events if event["event"] == "fine_tune"]
+    told = json.loads((run.record / "manifests" / "training.json").read_text())["fine_tune"]
+    assert tuned["tokens"] == told["tokens"] and tuned["steps"] == tuned["planned"] > 0
+
+
+def test_a_ranked_record_that_does_not_name_its_text_is_unknown(finished):
+    recipe = load_recipe(finished("seed4_prequant_ranked").record / "recipe.json")
+    assert fine_tune_fact(recipe, {"training": {}}).holds is None
+
+
 def test_a_record_with_an_edited_recipe(old, capsys):
     recipe = old.record / "recipe.json"
     recipe.write_text(recipe.read_text().replace('"historical"', '"ranked"'))
@@ -236,7 +269,7 @@ def test_a_record_with_an_edited_recipe(old, capsys):
 def test_a_record_with_everything_edited_but_the_weights(old, capsys):
     forge_record(old.record)
     verdict, line, failing = audited(capsys, old.record)
-    assert (verdict, failing) == ("FAIL", ["D1 track", "E3 stamp"])
+    assert (verdict, failing) == ("FAIL", ["D1 track", "D1 text", "E3 stamp"])
     assert "historical in model.safetensors; ranked in recipe.json, manifests/training.json" in line and REASON in line
     assert [finding.name for finding in integrity(old.record) if finding.verdict == "FAIL"] == ["stamp"]
     with pytest.raises(FormatError, match=f"the record earns '{STAMP}: historical track"):
