@@ -124,7 +124,7 @@ def ended(trainer: Trainer, name: str) -> dict[str, Weights]:
     """Return the weights of a branch as they stand, and after replay where the recipe has one."""
     found = {f"{name}, {average}": weights for average, weights in variants(trainer).items()}
     if trainer.replay:
-        run_replay(trainer, trainer.replay)
+        run_replay(trainer)
         found |= {f"{name}, {average}, replayed": weights for average, weights in variants(trainer).items()}
     return found
 

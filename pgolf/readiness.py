@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import torch
 
+from modeling_pgolf.errors import RecipeError
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from modeling_pgolf.quantization_pgolf import read_track
 from training.batches import calls_per_step
+from training.config import FineTuneConfig
 from training.qat import LateQat
 from training.streamed import refuse_lanes
 
@@ -47,11 +49,30 @@ def check_ready(job: Job, stage: str, processes: int) -> None:
 
 
 def check_trainable(recipe: Recipe, processes: int) -> None:
-    """Raise TrainingError where a step cannot be shared out, or where late QAT would round nothing."""
+    """Raise what training would raise, or do silently, by the recipe alone.
+
+    TrainingError where a step cannot be shared out, or where late QAT would round nothing; RecipeError where
+    fine-tuning would freeze blocks that are not there, or where a ranked one has no seconds of the clock.
+    """
     training, streaming = recipe.training, recipe.corpus.streaming
     calls_per_step(training, processes)
     if streaming is not None:
         refuse_lanes(streaming.lanes, training)
+    if training.fine_tune is not None:
+        check_fine_tune(recipe, training.fine_tune)
     if training.qat is not None:
         with torch.device("meta"):  # a model without memory for its weights
             LateQat(PGolfForCausalLM(recipe.model_config()), training.qat)
+
+
+def check_fine_tune(recipe: Recipe, config: FineTuneConfig) -> None:
+    """Raise RecipeError where fine-tuning would freeze blocks that are not there, or run outside a ranked clock."""
+    blocks = recipe.model.num_blocks
+    if config.frozen_blocks > blocks:
+        raise RecipeError(
+            f"training.fine_tune.frozen_blocks is {config.frozen_blocks}, and the model has {blocks} blocks"
+        )
+    if recipe.track == "ranked" and recipe.training.seconds is not None and config.reserve_seconds == 0:
+        raise RecipeError(
+            "a ranked run fine-tunes inside its clock: training.fine_tune.reserve_seconds is 0, leave it some seconds"
+        )

@@ -22,19 +22,19 @@ class Clock:
 
     def __init__(self, synchronize: Callable[[], None]) -> None:
         self.seconds: dict[str, float] = {}
-        self._synchronize = synchronize
+        self.synchronize = synchronize
         self._open: tuple[str, float] | None = None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Measure a phase; phases do not nest."""
         assert self._open is None, f"phase {name} opened inside {self._open}"
-        self._synchronize()
+        self.synchronize()
         self._open = (name, time.perf_counter())
         try:
             yield
         finally:
-            self._synchronize()
+            self.synchronize()
             self._close()
 
     def attribute(self, name: str, seconds: float) -> None:

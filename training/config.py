@@ -76,7 +76,7 @@ class FineTuneConfig:
     of ``lr``, rising to ``lr`` at the last. reach_matrices: frozen blocks and rates by block hold for the matrices, as
     the texts say; in the scripts they reach gains and scales alone (SPEC-11L 5.5).
     tokens: how much training text a ranked run takes, from the head of the stream. reserve_seconds: what the loop
-    leaves of the clock for it.
+    leaves of the clock for it, in which it ends; with 0 it comes when the clock is over, the published form.
     """
 
     epochs: int = 6
@@ -157,6 +157,13 @@ class TrainingConfig:
         if self.seconds is None:
             return None
         return self.seconds - self.calibration_seconds - (self.fine_tune.reserve_seconds if self.fine_tune else 0.0)
+
+    @property
+    def fine_tune_end(self) -> float | None:
+        """Seconds of the clock by which fine-tuning inside it ends: all but what the exporter's calibration needs."""
+        if self.seconds is None or self.fine_tune is None or self.fine_tune.reserve_seconds == 0:
+            return None
+        return self.seconds - self.calibration_seconds
 
     @property
     def loop_seconds(self) -> float | None:

@@ -10,8 +10,9 @@ Sources: PR 1364, PR 1416, PR 1423; rates by block, the fork of PR 1351; SPEC-11
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from transformers import PreTrainedModel
 
+from modeling_pgolf.errors import TrainingError
 from modeling_pgolf.linear import CastLinear
 
 from .batches import TrainTokens
@@ -34,38 +36,72 @@ LOWEST_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to: its base rate and the mean training loss in nats per token."""
+    """What one epoch came to: its base rate, the mean training loss in nats per token, steps taken and planned."""
 
     lr: float
-    loss: float
+    train_loss: float
+    steps: int
+    planned: int
 
 
 def fine_tune(
-    model: PreTrainedModel, tokens: TrainTokens, training: TrainingConfig, accelerator: Accelerator
+    model: PreTrainedModel,
+    tokens: TrainTokens,
+    training: TrainingConfig,
+    accelerator: Accelerator,
+    another: Callable[[], bool] = lambda: True,
 ) -> list[Epoch]:
-    """Train ``model`` in place on rows of the training length of ``tokens``; returns the epochs in order."""
+    """Train ``model`` in place on rows of the training length of ``tokens``; returns the epochs in order.
+
+    another: asked before every step, by all processes; the first no ends the last epoch.
+    Raises TrainingError where the tokens make no row, or once the loss of an epoch is not finite.
+    """
     config, length = training.fine_tune, training.sequence_length
-    assert config is not None
+    if config is None or len(tokens) <= length:
+        raise TrainingError(
+            f"fine-tuning needs training.fine_tune and at least {length + 1:,} tokens, a row and its targets; found "
+            f"{len(tokens):,}: raise training.fine_tune.tokens or take a larger corpus"
+        )
     groups = parameter_groups(model, config)
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=BETAS, eps=EPS, weight_decay=0.0)
-    moved = [p for group in groups for p in group["params"]]
-    frozen = standing_still(model, moved)
+    frozen = standing_still(model, [p for group in groups for p in group["params"]])
+    planned = steps_of_epoch(tokens, config, length, accelerator)
     model.train()
     done = []
     for epoch in range(config.epochs):
         for group in optimizer.param_groups:
             group["lr"] = epoch_rate(group["peak_lr"], config, epoch)
-        sums = torch.zeros(2, device=accelerator.device)
-        for inputs, targets in rows(tokens, config, length, accelerator):
-            with torch.autocast(accelerator.device.type, dtype=torch.bfloat16, enabled=training.precision == "bf16"):
-                loss = model(input_ids=inputs, shift_labels=targets, use_cache=False).loss
-            mean = step(optimizer, moved, loss, config.grad_clip, accelerator)
-            sums += torch.stack([mean * len(inputs), mean.new_tensor(len(inputs))])
-        nats, count = accelerator.reduce(sums)
-        done.append(Epoch(epoch_rate(config.lr, config, epoch), float(nats / count)))
+        batches = takewhile(lambda batch: another(), rows(tokens, config, length, accelerator))
+        loss, steps = one_epoch(model, optimizer, batches, training, accelerator)
+        if not steps:
+            break
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss is {loss} in epoch {epoch + 1} of fine-tuning; lower training.fine_tune.lr")
+        done.append(Epoch(epoch_rate(config.lr, config, epoch), loss, steps, planned))
     for parameter in frozen:
         parameter.requires_grad_(True)
     return done
+
+
+def one_epoch(
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    training: TrainingConfig,
+    accelerator: Accelerator,
+) -> tuple[float, int]:
+    """Take a step on each batch; returns the mean loss of all processes in nats per token, and the steps."""
+    assert training.fine_tune is not None
+    moved = [p for group in optimizer.param_groups for p in group["params"]]
+    sums, steps = torch.zeros(2, device=accelerator.device), 0
+    for inputs, targets in batches:
+        with torch.autocast(accelerator.device.type, dtype=torch.bfloat16, enabled=training.precision == "bf16"):
+            loss = model(input_ids=inputs, shift_labels=targets, use_cache=False).loss
+        mean = step(optimizer, moved, loss, training.fine_tune.grad_clip, accelerator)
+        sums += torch.stack([mean * len(inputs), mean.new_tensor(len(inputs))])
+        steps += 1
+    nats, count = accelerator.reduce(sums).tolist()
+    return nats / max(count, 1.0), steps
 
 
 def standing_still(model: PreTrainedModel, moved: list[Parameter]) -> list[Parameter]:
@@ -125,9 +161,14 @@ def rows(
     """
     total, world, rank = (len(tokens) - 1) // length, accelerator.num_processes, accelerator.process_index
     first, last = total * rank // world, total * (rank + 1) // world
-    most = max(total * (r + 1) // world - total * r // world for r in range(world))
-    for batch in range(math.ceil(most / config.rows)):
+    for batch in range(steps_of_epoch(tokens, config, length, accelerator)):
         start = min(first + batch * config.rows, max(last - 1, first))
         count = max(min(config.rows, last - start), 1)
         read = torch.from_numpy(tokens.read(start * length, count * length + 1)).to(accelerator.device)
         yield read[:-1].view(count, length), read[1:].view(count, length)
+
+
+def steps_of_epoch(tokens: TrainTokens, config: FineTuneConfig, length: int, accelerator: Accelerator) -> int:
+    """Return the steps of a whole epoch: those of the process with the most rows."""
+    share: int = math.ceil((len(tokens) - 1) // length / accelerator.num_processes)
+    return math.ceil(share / config.rows)

@@ -10,7 +10,8 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import count, takewhile
 from typing import Any, Protocol
 
 from accelerate import Accelerator
@@ -22,7 +23,6 @@ from modeling_pgolf.errors import TrainingError
 from .batches import TrainTokens
 from .config import TrainingConfig
 from .fine_tune import fine_tune
-from .replay import ReplayBuffer
 from .state import restore_run, run_state
 from .streamed import TokenStream
 from .telemetry import Log, Telemetry
@@ -80,13 +80,13 @@ def fit(
                 restore_run(trainer, state)
                 telemetry.event("resumed", step=trainer.steps, seconds=trainer.clock.counted)
             run_steps(trainer, validate, checkpoints, stop)
-            if trainer.replay:
+            if config.replay:
                 if validate:  # what would be published without the replay
                     with trainer.clock.phase("validate"), trainer.as_published():
                         facts = validate(trainer.model)
                     telemetry.event("validation_before_replay", step=trainer.steps, **facts)
                     trainer.model.train()
-                run_replay(trainer, trainer.replay)
+                run_replay(trainer)
             trainer.finish()
             if config.fine_tune:
                 run_fine_tune(trainer, fine_tune_tokens)
@@ -133,33 +133,50 @@ def stop_here(trainer: Trainer, checkpoints: Checkpoints | None) -> TrainingErro
     return TrainingError(f"stopped as asked after step {trainer.steps}; start the same command again to go on")
 
 
-def run_replay(trainer: Trainer, replay: ReplayBuffer) -> None:
+def run_replay(trainer: Trainer) -> None:
     """Replay the remembered spans; the ranked form ends with the clock."""
-    config, steps, losses = replay.config, 0, [math.nan]
-    limit = math.inf if config.after_clock or trainer.config.replay_end is None else trainer.config.replay_end
-    name = "replay_after_clock" if config.after_clock else "replay"
-    with trainer.clock.phase(name):
-        since, before = time.perf_counter(), trainer.clock.counted
-        for inputs, targets in [span for _ in range(config.epochs) for span in replay.spans]:
-            spent = trainer.shared(time.perf_counter() - since)
-            if before + spent + spent / max(steps, 1) > limit:
-                break
+    assert trainer.replay is not None
+    config, losses = trainer.replay.config, [math.nan]
+    limit = None if config.after_clock else trainer.config.replay_end
+    spans = [span for _ in range(config.epochs) for span in trainer.replay.spans]
+    with trainer.clock.phase("replay_after_clock" if config.after_clock else "replay"):
+        another = room_until(trainer, limit)
+        for inputs, targets in takewhile(lambda span: another(), spans):
             losses.append(trainer.replay_step(inputs, targets))
-            steps += 1
-    planned = config.epochs * len(replay.spans)
     trainer.telemetry.event(
-        "replay", steps=steps, planned=planned, train_loss=losses[-1], after_clock=config.after_clock
+        "replay", steps=len(losses) - 1, planned=len(spans), train_loss=losses[-1], after_clock=config.after_clock
     )
 
 
+def room_until(trainer: Trainer, limit: float | None) -> Callable[[], bool]:
+    """Return a question to ask before every step of the open phase, the same on all processes.
+
+    It says whether another mean step ends before ``limit`` seconds of the clock; always, without a limit.
+    """
+    steps, before, since = count(), trainer.clock.counted, time.perf_counter()
+
+    def another() -> bool:
+        if limit is None:
+            return True
+        trainer.clock.synchronize()
+        spent = time.perf_counter() - since
+        return trainer.shared(before + spent + spent / max(next(steps), 1)) <= limit
+
+    return another
+
+
 def run_fine_tune(trainer: Trainer, tokens: TrainTokens | None) -> None:
-    """Fine-tune the published weights; raises TrainingError where nobody said on which tokens."""
+    """Fine-tune the published weights; with a reserve of the clock it ends with the clock.
+
+    Raises TrainingError where nobody said on which tokens, where they are too few, or where the loss is not finite.
+    """
     if tokens is None:
         raise TrainingError("fine-tuning was asked for, but no tokens were given for it; pass fine_tune_tokens to fit")
     with trainer.clock.phase("fine_tune"):
-        epochs = fine_tune(trainer.model, tokens, trainer.config, trainer.accelerator)
+        another = room_until(trainer, trainer.config.fine_tune_end)
+        epochs = fine_tune(trainer.model, tokens, trainer.config, trainer.accelerator, another)
     for number, epoch in enumerate(epochs):
-        trainer.telemetry.event("fine_tune", epoch=number, lr=epoch.lr, train_loss=epoch.loss, tokens=len(tokens))
+        trainer.telemetry.event("fine_tune", epoch=number, **asdict(epoch), tokens=len(tokens))
 
 
 def _due(step: int, every: int) -> bool:

@@ -81,6 +81,7 @@ class Trainer:
         late = config.loop_from > 0 and model.config.loop_passes > 0
         self.loop = LateLoop(self.model.model, config.loop_from) if late else None
         self.steps, self.replayed = 0, 0
+        self.began = math.inf  # the last step, in counted seconds; none since a resume
         self.last_loss = math.nan
 
     def warm_up(self) -> None:
@@ -115,17 +116,19 @@ class Trainer:
         return None if self.config.loop_seconds is None else self.shared(self.clock.counted)
 
     def finished(self) -> bool:
-        """Say whether the run is over; by the clock once another mean step would not fit."""
+        """Say whether the run is over; by the clock once a step as long as the mean or the last would not fit."""
         if self.steps >= self.config.iterations:
             return True
         elapsed, limit = self.elapsed(), self.config.loop_seconds
         if elapsed is None or limit is None or self.steps == 0:
             return False
-        return elapsed + elapsed / self.steps > limit
+        # With its loop on a step is longer than the mean.
+        return elapsed + max(elapsed / self.steps, elapsed - self.began) > limit
 
     def step(self) -> None:
         """Take one optimiser step and report it."""
         elapsed = self.elapsed()
+        self.began = elapsed or 0.0
         scale = learning_rate_scale(self.config, self.steps, elapsed)
         momentum = muon_momentum(self.steps, self.config.momentum_warmup_steps)
         if self.qat and scale < self.qat.config.below_scale:

@@ -53,7 +53,7 @@ def test_11_layer_scripts(golden_11l, case):
         ours = [epoch_rate(peak, config, epoch) for peak in groups]
         assert ours[-len(expected) :] == pytest.approx(expected, rel=1e-12)
     epochs = tuned(model, tensors.get("tokens", initial.get("tokens")), config, settings["seq"])
-    assert [epoch.loss for epoch in epochs] == pytest.approx(entry["epoch_mean_loss"], rel=LOSS)
+    assert [epoch.train_loss for epoch in epochs] == pytest.approx(entry["epoch_mean_loss"], rel=LOSS)
     compare(model, model_state({n[6:]: t for n, t in tensors.items() if n.startswith("final.")}), WEIGHTS_11L)
 
 
@@ -79,7 +79,7 @@ def test_sp8192_scripts(golden_8192, case, system, reach):
     assert f"trainable={moved} " in meta["reference_log"][0]
     (stream,) = [t for n, t in tensors.items() if "tokens" in n]
     epochs = tuned(model, stream, config, settings["seq_len"])
-    assert [epoch.loss for epoch in epochs] == pytest.approx(meta["epoch_mean_losses"], rel=LOSS)
+    assert [epoch.train_loss for epoch in epochs] == pytest.approx(meta["epoch_mean_losses"], rel=LOSS)
     compare(model, model_state({n[8:]: t for n, t in tensors.items() if n.startswith("w_final/")}), WEIGHTS_8192)
 
 
