@@ -51,6 +51,11 @@ class FolderCheckpoints:
         stored = self._stored()
         return read_state(stored[-1]) if stored else None
 
+    def clear(self) -> None:
+        """Remove all states: the run has ended, and its weights are where they are published."""
+        if self.writer:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
     def _stored(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
 

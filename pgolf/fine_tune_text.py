@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from modeling_pgolf.errors import RecipeError
 from training.batches import TrainTokens
 
 from .corpus.build import Corpus
@@ -18,13 +19,20 @@ from .recipe import Recipe
 
 
 def fine_tune_text(recipe: Recipe, corpus: Corpus) -> TrainTokens | None:
-    """Return the tokens for ``training.fine_tune``, None where the recipe has none."""
+    """Return the tokens for ``training.fine_tune``, None where the recipe has none.
+
+    Raises RecipeError where the corpus stores no training tokens to take them from.
+    """
     config = recipe.training.fine_tune
     if config is None:
         return None
     if recipe.track == "historical":
-        return TrainTokens([np.asarray(shard) for shard in corpus.validation])
-    stored = TrainTokens([np.asarray(shard) for shard in corpus.train])
+        return TrainTokens(corpus.validation)
+    if not corpus.train:
+        raise RecipeError(
+            "fine-tuning reads stored training tokens, and a streamed corpus stores none: leave corpus.streaming out"
+        )
+    stored = TrainTokens(corpus.train)
     return TrainTokens([stored.read(0, min(config.tokens, len(stored))).astype(np.uint16)])
 
 

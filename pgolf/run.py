@@ -70,6 +70,7 @@ def train(job: Job, run: RunFolder) -> None:
     main = accelerator.is_main_process
     states = FolderCheckpoints(run.states, recipe.training.keep_checkpoints, writer=main)
     tokens_read, fine_tuned = training_tokens(job, corpus), fine_tune_text(recipe, corpus)
+    stream = stream_facts(tokens_read, recipe.training, 0, accelerator.num_processes) if main else {}
     with asked_to_stop() as stop:
         trained = fit(
             model,
@@ -93,11 +94,12 @@ def train(job: Job, run: RunFolder) -> None:
             write_text(
                 folder / "metrics.json", json.dumps({"train_loss": trained.train_loss, "steps": trained.steps, **final})
             )
-            stream = stream_facts(tokens_read, recipe.training, trained.steps, accelerator.num_processes)
-            facts = {"corpus": corpus.facts, "stream": stream}
+            read = {"steps": trained.steps, "tokens": trained.steps * recipe.training.step_tokens}
+            facts = {"corpus": corpus.facts, "stream": stream | read}
             if recipe.training.fine_tune and fine_tuned:
                 facts["fine_tune"] = fine_tune_facts(recipe, fine_tuned)
             write_manifest(folder, "training", recipe, corpus_hashes(corpus), trained.seconds, **facts)
+        states.clear()
     accelerator.wait_for_everyone()  # the next stage may follow in these processes
     for tracker in accelerator.trackers:  # not end_training: a bundle goes on in this process group
         tracker.finish()

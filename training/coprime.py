@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from modeling_pgolf.errors import TrainingError
+
 from .batches import TrainTokens, calls_per_step, refuse_order, refuse_processes
 from .config import TrainingConfig
 
@@ -83,6 +85,11 @@ class CoprimeBatches:
         self.calls_per_step = calls_per_step(config, processes)
         self.tokens, self.config = tokens, config
         self.rank, self.processes = rank, processes
+        if not any(len(shard) > config.sequence_length for shard in tokens.shards):
+            raise TrainingError(
+                f"no shard of the {len(tokens.shards)} has a whole window of {config.sequence_length} tokens; use a "
+                "larger corpus, or another training.order"
+            )
         self._begin()
 
     def _begin(self) -> None:

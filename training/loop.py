@@ -65,8 +65,8 @@ def fit(
     """Train ``model`` in place and return what happened.
 
     validate: called with the model as it stands, every ``validate_every`` steps; its result is logged.
-    checkpoints: asked to restore at the start and to save every ``checkpoint_every`` steps.
-    stop: asked after every step; once it says so, the state is saved and the run ends in a TrainingError.
+    checkpoints: asked to restore at the start, to save every ``checkpoint_every`` steps and behind the last one.
+    stop: asked after every step; once it says so on any process, the run ends in a TrainingError, its state saved.
     fine_tune_tokens: what ``config.fine_tune`` goes over.
     Raises TrainingError on a non-finite loss or an uneven number of processes, too.
     """
@@ -80,16 +80,19 @@ def fit(
                 restore_run(trainer, state)
                 telemetry.event("resumed", step=trainer.steps, seconds=trainer.clock.counted)
             run_steps(trainer, validate, checkpoints, stop)
+            if checkpoints is not None and not _due(trainer.steps, config.checkpoint_every):
+                with trainer.clock.phase("checkpoint"):  # what comes now could be lost with all the rest
+                    checkpoints.save(trainer.steps, run_state(trainer))
             if config.replay:
                 if validate:  # what would be published without the replay
                     with trainer.clock.phase("validate"), trainer.as_published():
                         facts = validate(trainer.model)
                     telemetry.event("validation_before_replay", step=trainer.steps, **facts)
                     trainer.model.train()
-                run_replay(trainer)
+                run_replay(trainer, stop)
             trainer.finish()
             if config.fine_tune:
-                run_fine_tune(trainer, fine_tune_tokens)
+                run_fine_tune(trainer, fine_tune_tokens, stop)
         telemetry.event("finished", step=trainer.steps, seconds=trainer.clock.seconds)
     return Trained(trainer.steps, trainer.last_loss, dict(trainer.clock.seconds))
 
@@ -106,7 +109,7 @@ def run_steps(
         with clock.phase("step"):
             while not trainer.finished():
                 trainer.step()
-                stopped = trainer.shared(float(stop())) > 0
+                stopped = trainer.any_process(stop())
                 if (
                     stopped
                     or _due(trainer.steps, config.validate_every)
@@ -133,14 +136,14 @@ def stop_here(trainer: Trainer, checkpoints: Checkpoints | None) -> TrainingErro
     return TrainingError(f"stopped as asked after step {trainer.steps}; start the same command again to go on")
 
 
-def run_replay(trainer: Trainer) -> None:
+def run_replay(trainer: Trainer, stop: Callable[[], bool] = lambda: False) -> None:
     """Replay the remembered spans; the ranked form ends with the clock."""
     assert trainer.replay is not None
     config, losses = trainer.replay.config, [math.nan]
     limit = None if config.after_clock else trainer.config.replay_end
     spans = [span for _ in range(config.epochs) for span in trainer.replay.spans]
     with trainer.clock.phase("replay_after_clock" if config.after_clock else "replay"):
-        another = room_until(trainer, limit)
+        another = room_until(trainer, limit, stop)
         for inputs, targets in takewhile(lambda span: another(), spans):
             losses.append(trainer.replay_step(inputs, targets))
     trainer.telemetry.event(
@@ -148,14 +151,17 @@ def run_replay(trainer: Trainer) -> None:
     )
 
 
-def room_until(trainer: Trainer, limit: float | None) -> Callable[[], bool]:
+def room_until(trainer: Trainer, limit: float | None, stop: Callable[[], bool] = lambda: False) -> Callable[[], bool]:
     """Return a question to ask before every step of the open phase, the same on all processes.
 
-    It says whether another mean step ends before ``limit`` seconds of the clock; always, without a limit.
+    It says whether another mean step ends before ``limit`` seconds of the clock; always, without a limit. Once a
+    process is asked to stop, it raises TrainingError: the state is that of the last step before the phase.
     """
     steps, before, since = count(), trainer.clock.counted, time.perf_counter()
 
     def another() -> bool:
+        if trainer.any_process(stop()):
+            raise TrainingError(f"stopped as asked behind step {trainer.steps}; start the same command again to go on")
         if limit is None:
             return True
         trainer.clock.synchronize()
@@ -165,7 +171,7 @@ def room_until(trainer: Trainer, limit: float | None) -> Callable[[], bool]:
     return another
 
 
-def run_fine_tune(trainer: Trainer, tokens: TrainTokens | None) -> None:
+def run_fine_tune(trainer: Trainer, tokens: TrainTokens | None, stop: Callable[[], bool] = lambda: False) -> None:
     """Fine-tune the published weights; with a reserve of the clock it ends with the clock.
 
     Raises TrainingError where nobody said on which tokens, where they are too few, or where the loss is not finite.
@@ -173,7 +179,7 @@ def run_fine_tune(trainer: Trainer, tokens: TrainTokens | None) -> None:
     if tokens is None:
         raise TrainingError("fine-tuning was asked for, but no tokens were given for it; pass fine_tune_tokens to fit")
     with trainer.clock.phase("fine_tune"):
-        another = room_until(trainer, trainer.config.fine_tune_end)
+        another = room_until(trainer, trainer.config.fine_tune_end, stop)
         epochs = fine_tune(trainer.model, tokens, trainer.config, trainer.accelerator, another)
     for number, epoch in enumerate(epochs):
         trainer.telemetry.event("fine_tune", epoch=number, **asdict(epoch), tokens=len(tokens))

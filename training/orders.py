@@ -67,10 +67,13 @@ def _merged(shares: list[Tensor], span_sequences: int) -> Tensor:
 def stream_facts(
     tokens: TrainTokens | TokenStream, config: TrainingConfig, steps: int, processes: int = 1
 ) -> dict[str, Any]:
-    """Describe the stream a run of ``steps`` steps has read, with a SHA-256 over its first batches."""
+    """Describe the stream that a run of ``steps`` steps reads, with a SHA-256 over its first batches.
+
+    It reads them, so a run asks before it trains: behind the last step the source may be gone.
+    """
     stored, digest = isinstance(tokens, TrainTokens), hashlib.sha256()
     members = processes if stored else 1  # a stream is the same for any number, and opens workers for each
-    for inputs, targets in step_batches(tokens, config, min(steps, FINGERPRINT_STEPS), members):
+    for inputs, targets in step_batches(tokens, config, min(config.iterations, FINGERPRINT_STEPS), members):
         digest.update(inputs.numpy().tobytes() + targets.numpy().tobytes())
     return {
         "order": config.order if stored else "streamed",

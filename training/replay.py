@@ -39,10 +39,14 @@ class ReplayBuffer:
         return {"spans": accelerator.gather(own).cpu(), "processes": accelerator.num_processes}
 
     def load_state_dict(self, state: dict[str, Any], accelerator: Accelerator) -> None:
-        """Restore this process's spans; another number of processes than before deals all of them out anew."""
+        """Restore this process's spans; another number of processes than before deals them out anew.
+
+        All get equally many, or their steps would wait for each other: what does not come out even is the oldest.
+        """
         self.spans.clear()
         if state["spans"] is None:
             return
         dealt = torch.stack(state["spans"].chunk(state["processes"]), dim=1).flatten(0, 1)
-        mine = dealt[accelerator.process_index :: accelerator.num_processes]
+        even = dealt[len(dealt) % accelerator.num_processes :]
+        mine = even[accelerator.process_index :: accelerator.num_processes]
         self.spans.extend((x, y) for x, y in mine)

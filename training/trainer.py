@@ -83,6 +83,7 @@ class Trainer:
         self.steps, self.replayed = 0, 0
         self.began = math.inf  # the last step, in counted seconds; none since a resume
         self.last_loss = math.nan
+        self._reported = (0, 0.0)  # the step and the seconds of the last report
 
     def warm_up(self) -> None:
         """Compile forward and backward on random tokens; no weight, generator or data position changes."""
@@ -131,8 +132,8 @@ class Trainer:
         self.began = elapsed or 0.0
         scale = learning_rate_scale(self.config, self.steps, elapsed)
         momentum = muon_momentum(self.steps, self.config.momentum_warmup_steps)
-        if self.qat and scale < self.qat.config.below_scale:
-            self.qat.switch(True)
+        if self.qat:  # off again where a slow first step had made the clock's warm-down look near
+            self.qat.switch(scale < self.qat.config.below_scale)
         if self.loop and progress(self.config, self.steps, elapsed) >= self.loop.from_share:
             self.loop.switch(True)
         inputs, targets = self._next_batch()
@@ -158,11 +159,11 @@ class Trainer:
         share = self.batches.processes / self.config.spans_per_step
         loss = self._gradients(inputs.long(), targets.long(), share)
         momentum = muon_momentum(self.steps - 1, self.config.momentum_warmup_steps)
-        self._update(self.replay.config.lr_factor, momentum)
+        norm = self._update(self.replay.config.lr_factor, momentum)
         self.replayed += 1
         if self.swa:
             self.swa.update(self.steps + self.replayed, self.replay.config.lr_factor)
-        return float(loss) / share
+        return self._finite(loss, norm)[0] / share
 
     def _gradients(self, inputs: Tensor, targets: Tensor, share: float) -> Tensor:
         """Accumulate the gradients of ``share`` times the mean loss over micro-batches; returns that loss."""
@@ -240,26 +241,32 @@ class Trainer:
             self.accelerator.backward(loss)
         return loss.detach()
 
-    def _report(self, loss: Tensor, scale: float, momentum: float, norm: Tensor) -> None:
-        # Reading the loss waits for the device, which keeps the host clock and the schedule honest at every step.
-        self.last_loss = float(self.accelerator.reduce(loss, reduction="mean"))
-        if not math.isfinite(self.last_loss):
+    def _finite(self, loss: Tensor, norm: Tensor) -> tuple[float, float]:
+        """Return the mean over processes of a step's loss and norm; raises TrainingError where one is not finite."""
+        # Reading them waits for the device, which keeps the host clock and the schedule honest at every step.
+        means: list[float] = self.accelerator.reduce(torch.stack([loss, norm]), reduction="mean").tolist()
+        if not all(map(math.isfinite, means)):
             raise TrainingError(
-                f"the loss is {self.last_loss} after step {self.steps}; the last checkpoint is kept: "
-                "lower the learning rates and resume"
+                f"loss {means[0]}, norm of the gradient {means[1]} in step {self.steps + self.replayed}; the last "
+                "checkpoint is kept: lower the learning rates and resume"
             )
+        return means[0], means[1]
+
+    def _report(self, loss: Tensor, scale: float, momentum: float, norm: Tensor) -> None:
+        self.last_loss, mean_norm = self._finite(loss, norm)
         if self.steps % self.config.log_every == 0 or self.steps in (1, self.config.iterations):
-            self.telemetry.step(self._facts(scale, momentum, float(norm)))
+            self.telemetry.step(self._facts(scale, momentum, mean_norm))
 
     def _facts(self, scale: float, momentum: float, norm: float) -> StepFacts:
         seconds, limit = self.clock.counted, self.config.loop_seconds
         left = (self.config.iterations - self.steps) * seconds / self.steps
         if limit is not None:
             left = min(left, max(limit - seconds, 0.0))
-        mfu = None
-        if self.peak:
-            flops = training_flops(self.model, self.config.sequence_length) * self.config.step_tokens * self.steps
-            mfu = flops / max(seconds, 1e-9) / self.peak
+        mfu, (before, since) = None, self._reported
+        self._reported = (self.steps, seconds)
+        if self.peak and self.steps > before:
+            flops = training_flops(self.model, self.config.sequence_length) * self.config.step_tokens
+            mfu = flops * (self.steps - before) / max(seconds - since, 1e-9) / self.peak
         return StepFacts(self.steps, self.last_loss, scale, momentum, norm, seconds, left, mfu)
 
     def shared(self, value: float) -> float:
@@ -267,6 +274,12 @@ class Trainer:
         if self.accelerator.num_processes == 1:
             return value
         return float(broadcast(torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)))
+
+    def any_process(self, answer: bool) -> bool:
+        """Say on every process whether one of them says yes."""
+        if self.accelerator.num_processes == 1:
+            return answer
+        return float(self.accelerator.reduce(torch.tensor(float(answer), device=self.accelerator.device))) > 0
 
     def _synchronize(self) -> None:
         if self.accelerator.device.type == "cuda":

@@ -167,7 +167,8 @@ def _build(config: CorpusConfig, plan: dict[str, Any], home: Path, target: Path)
 def open_corpus(folder: str | Path) -> Corpus:
     """Open a corpus folder.
 
-    Raises CorpusError when it is missing, incomplete, of another format, or its shards are not the recorded ones.
+    Raises CorpusError when it is missing, incomplete, of another format, or its shards have other names or sizes than
+    the recorded ones. What is in them was hashed as it was written, and is not read again: FineWeb's take minutes.
     """
     home = Path(folder)
     try:

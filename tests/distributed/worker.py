@@ -1,5 +1,6 @@
 """Run by torchrun: train a tiny model, score it with adaptation, and let the first process write what came out."""
 
+import json
 import os
 import sys
 from contextlib import suppress
@@ -25,7 +26,7 @@ from training.config import QatConfig, ReplayConfig, TrainingConfig
 from training.loop import fit
 
 
-def main(out: Path, stop_after: int, checkpoint_every: int, replay: bool) -> None:
+def main(out: Path, stop_after: int | str, replay_spans: int, fields: dict) -> None:
     accelerator = Accelerator(cpu=True)
     torch.manual_seed(0)
     model = PGolfForCausalLM(
@@ -55,16 +56,17 @@ def main(out: Path, stop_after: int, checkpoint_every: int, replay: bool) -> Non
         micro_batch_sequences=2,
         warmdown_steps=4,
         qat=QatConfig(below_scale=0.6, more_elements_than=0),
-        replay=ReplayConfig(below_scale=0.6, spans=4, epochs=1) if replay else None,
+        replay=ReplayConfig(below_scale=0.6, spans=replay_spans, epochs=1) if replay_spans else None,
         precision="fp32",
         compile=False,
-        checkpoint_every=checkpoint_every,
         log_every=1,
+        **fields,
     )
+    out.mkdir(exist_ok=True)
     states = FolderCheckpoints(out / "states", keep=2, writer=accelerator.is_main_process)
 
     def log(event: dict) -> None:
-        if event["event"] == "step" and event["step"] == stop_after:
+        if stop_after in (event.get("step"), event["event"]):
             sys.exit(0)
 
     fit(model, TrainTokens([stream]), config, accelerator, checkpoints=states, log=log)
@@ -78,7 +80,7 @@ def main(out: Path, stop_after: int, checkpoint_every: int, replay: bool) -> Non
 
 if __name__ == "__main__":
     with suppress(SystemExit):
-        main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "replay")
+        main(Path(sys.argv[1]), **json.loads(sys.argv[2]))
     leave_process_group()
     names = [Path(f"/proc/self/task/{thread}/comm").read_text() for thread in os.listdir("/proc/self/task")]
     # One that outlives the group aborts the process now and then: see leave_process_group.

@@ -116,7 +116,7 @@ def test_replay(golden_11l):
     buffered = torch.stack([torch.stack(span) for span in trainer.replay.spans])
     stored = {n.rsplit("/", 1)[1]: golden[n].int() for n in names}
     assert torch.equal(buffered[:, 0], stored["x"]) and torch.equal(buffered[:, 1], stored["y"])
-    run_replay(trainer, trainer.replay)
+    run_replay(trainer)
     run.compare("final_live", dict(run.model.named_parameters()), WEIGHTS)
     run.compare("ema", averages(trainer), EMA)
 

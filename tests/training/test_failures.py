@@ -83,6 +83,46 @@ def test_a_shard_that_is_cut_or_removed_in_use(tmp_path, monkeypatch, harm):
     goes_on_after(TrainTokens([WatchedShard(open_shard(path))]), tmp_path / "run", weights)
 
 
+def spoil(patch, number, harm):
+    """Let the step of that number (from 1, replayed steps behind the others) meet a number that is not finite."""
+    genuine, done = Trainer._backward, [0]
+
+    def backward(self, x, y, weight, synchronize):
+        loss = genuine(self, x, y, weight, synchronize)
+        done[0] += 1
+        if done[0] == number and harm == "gradient":
+            next(self.model.parameters()).grad.fill_(float("inf"))
+        return loss * float("nan") if done[0] == number and harm == "loss" else loss
+
+    patch.setattr(Trainer, "_backward", backward)
+
+
+@pytest.mark.parametrize("harm", ["loss", "gradient"])
+def test_a_number_that_is_not_finite_never_becomes_the_last_good_state(tmp_path, monkeypatch, harm):
+    """In the very step whose state would be kept."""
+    tokens = TrainTokens([random_tokens()])
+    weights, _ = train(tokens, LONG, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        spoil(patch, 6, harm)
+        with pytest.raises(TrainingError, match=r"in step 6; the last checkpoint is kept: lower the learning rates"):
+            train(tokens, LONG, tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir())[-1] == "step-00000004"
+    goes_on_after(tokens, tmp_path / "run", weights)
+
+
+@pytest.mark.parametrize("harm", ["loss", "gradient"])
+def test_a_replay_that_is_not_finite_leaves_the_state_before_it(tmp_path, monkeypatch, harm):
+    tokens = TrainTokens([random_tokens()])
+    weights, _ = train(tokens, LONG, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        spoil(patch, LONG.iterations + 2, harm)
+        with pytest.raises(TrainingError, match=r"in step 12; the last checkpoint is kept"):
+            train(tokens, LONG, tmp_path / "run")
+    again, events = train(tokens, LONG, tmp_path / "run")
+    assert resumed_step(events) == LONG.iterations
+    assert all(torch.equal(tensor, again[name]) for name, tensor in weights.items())
+
+
 def write_web(folder, documents=40):
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefghijklmnop", k=draw.randint(2, 7))) for _ in range(60)]

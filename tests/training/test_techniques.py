@@ -61,7 +61,7 @@ def test_a_tight_average_goes_on_through_the_replay(tiny_config):
     run = trainer(tiny_config, config)
     run_steps(run, None, None)
     before, snapshots = {name: t.clone() for name, t in run.published.items()}, run.swa.snapshots
-    run_replay(run, run.replay)
+    run_replay(run)
     assert run.swa.snapshots == snapshots + 3
     assert any(not torch.equal(before[name], t) for name, t in run.published.items())
 

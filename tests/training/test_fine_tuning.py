@@ -86,7 +86,7 @@ def test_too_few_tokens_are_refused(model):
 def test_a_loss_that_is_not_finite_ends_it(model):
     with torch.no_grad():
         model.model.embed_tokens.weight[int(IDS[0])] = math.nan
-    with pytest.raises(TrainingError, match="in epoch 1 of fine-tuning; lower training.fine_tune.lr"):
+    with pytest.raises(TrainingError, match="in epoch 1 of fine-tuning; lower"):
         fine_tune(model, TOKENS, settings(DESCRIBED), Accelerator(cpu=True))
 
 
@@ -96,25 +96,28 @@ def test_it_stops_when_no_step_fits_any_more(model):
     assert [(epoch.steps, epoch.planned) for epoch in epochs] == [(3, 3), (1, 3)]
 
 
-class Watch:
-    """A clock that stands still, in an open phase."""
-
-    counted = 500.0
-
-    def synchronize(self):
-        """Wait for nothing."""
+def standing():
+    """A run whose clock stands at 500 seconds, in an open phase."""
+    clock = SimpleNamespace(counted=500.0, synchronize=lambda: None)
+    return SimpleNamespace(clock=clock, shared=float, any_process=lambda answer: answer, steps=7)
 
 
 def test_room_is_that_of_another_mean_step(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    another = room_until(SimpleNamespace(clock=Watch(), shared=float), 530.0)
+    another = room_until(standing(), 530.0)
     taken = 0
     while another():
         now[0] += 7.0
         taken += 1
     assert taken == 4  # 28 of 30 seconds: a fifth step would end at 535
-    assert all(map(lambda _: room_until(SimpleNamespace(clock=Watch(), shared=float), None)(), range(3)))
+    unlimited = room_until(standing(), None)
+    assert unlimited() and unlimited()
+
+
+def test_a_stop_is_heard_in_the_phases_behind_the_loop():
+    with pytest.raises(TrainingError, match="stopped as asked behind step 7; start the same command again"):
+        room_until(standing(), None, stop=lambda: True)()
 
 
 def test_a_run_ends_its_fine_tuning_with_the_clock(model):
