@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from evaluation.adaptation.score_first import ScoreFirst, ScoreFirstConfig
 from evaluation.bytecount import ByteTable
 from evaluation.config import EvaluationConfig
-from evaluation.scorer import run_rule
+from evaluation.ledger import Posted
+from evaluation.scorer import chunks, run_rule
 from evaluation.windows import ValidationTokens
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from pgolf.convert import load_exactly, model_state
@@ -124,3 +125,25 @@ def test_frozen_blocks_stand_still(adapted):
     initial, final = adapted.weights("w0"), dict(adapted.model.named_parameters())
     still = {name for name, tensor in initial.items() if torch.equal(tensor, final[name])}
     assert still == set(model_state({name: torch.ones(1) for name in adapted.meta["parameters_unchanged"]}))
+
+
+def test_windows_and_rates_of_the_real_runs(golden_8192):
+    """PR 1394's windows and chunks over FineWeb's 40,540,160 targets, and the rate of each chunk."""
+    numbers = json.loads((golden_8192 / "numbers.json").read_text())
+    counts = numbers["real_run_counts"]
+    config = EvaluationConfig(2048, 64, ScoreFirstConfig(lr=0.005))
+    plan = chunks(counts["val_targets"], config, config.adaptation.chunk_tokens)
+    assert sum(map(len, plan)) == counts["stride64_windows_1394"]
+    assert len(plan) == counts["ttt_chunks"]
+    assert sum(len(window.scored) for window in plan[-1]) <= counts["last_chunk_tokens"]
+    assert counts["val_targets"] % config.adaptation.chunk_tokens == counts["last_chunk_tokens"]
+    # PR 1423's windows overrun the end by 31, each of which counts the last 64 targets again.
+    overrun = counts["stride64_windows_1423"] - counts["stride64_windows_1394"]
+    assert counts["val_targets"] + overrun * 64 == counts["scored_tokens_1423"]
+
+    model = torch.nn.Linear(2, 2)
+    for case in numbers["legal_ttt_cosine"]:
+        rule = ScoreFirst(model, ScoreFirstConfig(lr=case["base_lr"]), 2048, Accelerator(cpu=True), compiled=False)
+        for chunk, rate in case["chunk_and_lr"]:
+            rule.learn(Posted(0, torch.zeros(1, dtype=torch.int64)), chunk / max(case["num_chunks"] - 1, 1))
+            assert rule.optimizer.param_groups[0]["lr"] == pytest.approx(rate, rel=1e-9, abs=1e-12)
