@@ -45,7 +45,7 @@ recipe = Recipe(
     evaluation=EvaluationConfig(batch_windows=128),
     quantization=QuantizationConfig(
         clip=SdClip(unit_floor=True),
-        gptq=GptqConfig(damping=0.005, damp_twice=True, token_table=False, additive_skips=True),
+        gptq=GptqConfig(damp_twice=True, additive_skips=True),
         codec="shuffle-brotli",
     ),
 )

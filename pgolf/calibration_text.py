@@ -43,5 +43,5 @@ def calibration_text(model: PGolfForCausalLM, recipe: Recipe, open_tokens: Calla
     if gptq is None:
         return ()
     if isinstance(gptq.calibration, SelfGenerated):
-        return own_samples(model, gptq.calibration, recipe.training.seed)
+        return own_samples(model, gptq.calibration, recipe.training.seed, precision=gptq.precision)
     return first_batches(open_tokens(), recipe.training, gptq.calibration)

@@ -66,7 +66,7 @@ def write_compressed(
         write_loader(folder, model, run.checkpoint)
         code = code_bytes(folder)
         free = recipe.budget.artifact_bytes - max(code, script_bytes) - OUTER_BYTES
-        artifact = compress(model, recipe.quantization, free, calibration)
+        artifact = compress(model, recipe.quantization, free, calibration, print)
         artifact = replace(artifact, frame=with_track(artifact.frame, recipe.track))
         print(plan_text(artifact.plan, len(artifact.frame)))
         write_frame_file(folder / WEIGHTS, artifact.frame)

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modeling_pgolf.byte_codecs import encode
 from modeling_pgolf.errors import BudgetError
 from modeling_pgolf.grid import GridTensor
-from modeling_pgolf.quantization_pgolf import Weights
+from modeling_pgolf.quantization_pgolf import Weights, pack
 
 from .assign import group_of
 
@@ -33,14 +32,16 @@ class GroupBytes:
     entropy_bits: float
 
 
-def byte_ledger(weights: Weights, frame_bytes: int) -> list[GroupBytes]:
-    """Share ``frame_bytes`` out over the groups of tensors, largest first."""
-    groups: dict[str, list[GridTensor | Tensor]] = {}
+def byte_ledger(weights: Weights, frame_bytes: int, codec: str) -> list[GroupBytes]:
+    """Share ``frame_bytes``, packed by ``codec``, out over the groups of tensors, largest first."""
+    groups: dict[str, Weights] = {}
     for name, weight in weights.items():
-        groups.setdefault(group_of(name), []).append(weight)
-    alone = {group: _compressed_alone(members) for group, members in groups.items()}
+        groups.setdefault(group_of(name), {})[name] = weight
+    # Level 3 is enough for shares and takes seconds less than 22; brotli would take as long again as the export.
+    quick = "ans" if codec == "ans" else "zstd"
+    alone = {group: len(pack(members, quick, level=3)) for group, members in groups.items()}
     share = frame_bytes / max(sum(alone.values()), 1)
-    lines = [_line(group, groups[group], round(alone[group] * share)) for group in groups]
+    lines = [_line(group, [*groups[group].values()], round(alone[group] * share)) for group in groups]
     return sorted(lines, key=lambda line: -line.bytes)
 
 
@@ -61,16 +62,6 @@ def check_budget(weight_bytes: int, code_bytes: int, limit: int = BYTE_LIMIT) ->
             "quantization.clip or shrink the model"
         )
     return total
-
-
-def _compressed_alone(members: list[GridTensor | Tensor]) -> int:
-    # Level 3 is enough for shares and takes seconds less than 22.
-    return sum(len(encode("zstd", _bytes_of(member), level=3)) for member in members)
-
-
-def _bytes_of(member: GridTensor | Tensor) -> bytes:
-    parts = (member.codes, member.scale) if isinstance(member, GridTensor) else (member,)
-    return b"".join(part.contiguous().cpu().numpy().tobytes() for part in parts)
 
 
 def _line(group: str, members: list[GridTensor | Tensor], size: int) -> GroupBytes:

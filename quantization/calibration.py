@@ -7,26 +7,35 @@ Source: PR 1019, SPEC-11L 4.6; the reference recomputes the whole prefix for eac
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from modeling_pgolf.attention import fastest_attention
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 
 from .config import SelfGenerated
 
 
 def own_samples(
-    model: PGolfForCausalLM, config: SelfGenerated, seed: int, batch_sequences: int = 64
+    model: PGolfForCausalLM,
+    config: SelfGenerated,
+    seed: int,
+    batch_sequences: int = 64,
+    precision: Literal["bf16", "fp32"] = "fp32",
 ) -> Iterator[Tensor]:
     """Yield what the model samples, int64 (up to ``batch_sequences``, tokens - 1): the last token is never an input.
 
-    One generator on the model's device, seeded once, draws every token of every batch.
+    One generator on the model's device, seeded once, draws every token of every batch. precision: of the products.
     """
-    generator = torch.Generator(model.device).manual_seed(seed)
+    device = model.device
+    generator = torch.Generator(device).manual_seed(seed)
     for begin in range(0, config.sequences, batch_sequences):
         sequences = min(batch_sequences, config.sequences - begin)
-        yield sample(model, sequences, config.tokens, config.temperature, generator)[:, :-1]
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"), fastest_attention():
+            tokens = sample(model, sequences, config.tokens, config.temperature, generator)
+        yield tokens[:, :-1]
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ Takes a module, gives back the weights on their grids and the packed frame; writ
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -42,6 +42,7 @@ from .rate import (
     RateSearch,
     RolePlan,
     finest_factor,
+    intent,
     next_aim,
     plan_of,
     scaled,
@@ -63,19 +64,20 @@ class Calibration:
 class Artifact:
     """A compressed model.
 
-    weights, frame: on their grids, and packed. clip: the clip in use, which rate control may have changed. seconds: by
-    phase.
+    weights, frame: on their grids, and packed by ``codec``. clip: the clip in use, which rate control may have changed.
+    seconds: by phase.
     """
 
     weights: Weights
     frame: bytes
+    codec: str
     clip: PercentileClip | SdClip
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def ledger(self) -> list[GroupBytes]:
         """The bytes of each group of tensors. Counted when asked for: rate control throws most artifacts away."""
-        return byte_ledger(self.weights, len(self.frame))
+        return byte_ledger(self.weights, len(self.frame), self.codec)
 
     @property
     def plan(self) -> list[RolePlan]:
@@ -84,12 +86,16 @@ class Artifact:
 
 
 def compress(
-    model: PGolfForCausalLM, config: QuantizationConfig, frame_limit: int, calibration: Calibration | None = None
+    model: PGolfForCausalLM,
+    config: QuantizationConfig,
+    frame_limit: int,
+    calibration: Calibration | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Artifact:
     """Quantise and pack every weight of ``model``; equal weights and calibration give equal bytes.
 
     frame_limit: bytes that the frame may take; rate control and pruning look at it, a fixed grid does not.
-    calibration: of this model, for GPTQ.
+    calibration: of this model, for GPTQ. tell: hears what rate control is about to try, and why it left bytes free.
     Raises RecipeError where GPTQ has no calibration, BudgetError where rate control or pruning finds nothing that fits,
     EnvironmentMismatch where the codec's package is not installed.
     """
@@ -103,7 +109,7 @@ def compress(
             damping = config.gptq.damping
             curvatures = {name: curvature(hessian, damping) for name, hessian in calibration.hessians.items()}
     if config.fill_budget:
-        artifact = fill_budget(state, config, frame_limit, curvatures)
+        artifact = fill_budget(state, config, frame_limit, curvatures, model.device, tell)
     else:
         artifact = packed(state, config, curvatures)
     if config.prune_to_fit and len(artifact.frame) > frame_limit:
@@ -146,17 +152,23 @@ def framed(weights: Weights, config: QuantizationConfig, seconds: dict[str, floa
     """Pack weights that are on their grids; ``seconds`` so far go on."""
     with timed(seconds, "pack"):
         frame = pack(weights, config.codec, config.codec_level)
-    return Artifact(weights, frame, config.clip, seconds)
+    return Artifact(weights, frame, config.codec, config.clip, seconds)
 
 
 def fill_budget(
-    state: dict[str, Tensor], config: QuantizationConfig, frame_limit: int, curvatures: Curvatures
+    state: dict[str, Tensor],
+    config: QuantizationConfig,
+    frame_limit: int,
+    curvatures: Curvatures,
+    device: torch.device,
+    tell: Callable[[str], None],
 ) -> Artifact:
     """Pack a state on the finest grid whose frame fits, within half a percent of the limit where the model has so much.
 
+    device: where sizes are predicted.
     Raises BudgetError where none fits; with ``prune_to_fit`` the last one tried is left to pruning.
     """
-    tensors = searchable(state, config)
+    tensors = searchable(state, config, device)
     others = quantize_state({name: tensor for name, tensor in state.items() if name not in tensors}, config, curvatures)
     search, finest = RateSearch(tensors, len(pack(others, level=3))), finest_factor(config.clip)
     target, best, spent = frame_limit * (1 - MARGIN), None, dict[str, float]()
@@ -164,7 +176,9 @@ def fill_budget(
     for _ in range(ATTEMPTS):
         aim = next_aim(tried, target) if tried else target
         factor = search.factor(config.clip, aim)
-        artifact = packed(state, replace(config, clip=scaled(config.clip, factor)), curvatures)
+        clip = scaled(config.clip, factor)
+        tell(intent(clip, search.predicted_bytes(clip), frame_limit))
+        artifact = packed(state, replace(config, clip=clip), curvatures)
         size = len(artifact.frame)
         tried.append((aim, size))
         spent = {phase: spent.get(phase, 0.0) + seconds for phase, seconds in artifact.seconds.items()}
@@ -174,6 +188,9 @@ def fill_budget(
             break
     if best is None and not config.prune_to_fit:
         raise BudgetError(f"no grid fits {frame_limit:,} bytes; the last one tried took {size:,}: shrink the model")
+    if best and len(best.frame) < (1 - CLOSE) * frame_limit:
+        why = "no finer grid is tried" if factor == finest else f"{ATTEMPTS} grids were tried"
+        tell(f"{frame_limit - len(best.frame):,} of {frame_limit:,} bytes stay free: {why}")
     return replace(best or artifact, seconds=spent)
 
 

@@ -1,14 +1,16 @@
 """Rate control: the finest grid whose file still fits.
 
-One factor widens or narrows what all roles of the clip reach, so their proportions stay the recipe's. The factor is
-found by bisection on a prediction, the entropy of the codes, and checked against the real file, whose size corrects
-the prediction. Source: FRONTIER 0.4 (the step decides the size), 1.5 (so does k).
+One factor widens or narrows what all roles of the clip reach, so their proportions stay the recipe's: nothing that can
+be measured on weights alone says what a role's bits are worth to the score. The factor is found by bisection on a
+prediction, the entropy of the codes, and checked against the real file, whose size corrects the prediction.
+Source: FRONTIER 0.4 (the step decides the size), 1.5 (so does k).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from modeling_pgolf.grid import GridTensor, encode
@@ -74,6 +76,14 @@ class RateSearch:
         return total
 
 
+def intent(clip: PercentileClip | SdClip, predicted: float, limit: int) -> str:
+    """Say what is about to be packed, and what the entropy of its codes predicts."""
+    reaches = ", ".join(
+        f"{role.value} {_reach(role, clip)}" for role in (Role.ATTENTION, Role.FEED_FORWARD, Role.TABLE)
+    )
+    return f"plan: {reaches}; {predicted:,.0f} of {limit:,} bytes predicted"
+
+
 def next_aim(tried: list[tuple[float, int]], target: float) -> float:
     """Return the prediction to aim at, from the (prediction, real bytes) tried so far.
 
@@ -88,8 +98,10 @@ def next_aim(tried: list[tuple[float, int]], target: float) -> float:
     return aim * target / size
 
 
-def searchable(state: dict[str, Tensor], config: QuantizationConfig) -> dict[str, tuple[Role, Tensor, Tensor]]:
-    """Return role, float32 weight and row widths of the tensors whose grid the factor changes.
+def searchable(
+    state: dict[str, Tensor], config: QuantizationConfig, device: torch.device
+) -> dict[str, tuple[Role, Tensor, Tensor]]:
+    """Return role, float32 weight and row widths of the tensors whose grid the factor changes, on ``device``.
 
     The percentile rule's factor is on the floor of the matrices, SDClip's on every k.
     """
@@ -97,7 +109,8 @@ def searchable(state: dict[str, Tensor], config: QuantizationConfig) -> dict[str
     for name, tensor in state.items():
         role = assign(name, tensor, config.small_tensor_elements)
         if tensor.ndim == 2 and (role.is_matrix or (role is Role.TABLE and isinstance(config.clip, SdClip))):
-            found[name] = (role, tensor.float(), row_width(tensor.float(), config.clip))
+            weight = tensor.to(device, torch.float32)
+            found[name] = (role, weight, row_width(weight, config.clip))
     return found
 
 

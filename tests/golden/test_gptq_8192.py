@@ -1,6 +1,7 @@
 """GPTQ with SDClip, and the whole exports of PR 1394 and PR 1423: every code and every scale equal."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from safetensors.torch import load_file
 from modeling_pgolf.grid import GridTensor, encode
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from pgolf.convert import load_exactly, model_state, translate
+from pgolf.recipe import load_recipe
 from pgolf.reference_systems import configuration
+from pgolf.siblings import ROOT
 from quantization.assign import Role
 from quantization.clipping import row_width, scale_of
 from quantization.compress import calibrate, compress, dequantized
@@ -107,3 +110,9 @@ def compare(weights, stored):
         assert torch.equal(ours.codes if part == "q" else ours.scale, tensor), name
         compared += tensor.numel() if part == "q" else 0
     return compared
+
+
+def test_the_recipe_as_shipped_is_the_fixtures():
+    recipe = load_recipe(ROOT / "benchmarks" / "sp8192_as_shipped.py")
+    assert replace(recipe.quantization.gptq, precision="fp32") == AS_SHIPPED
+    assert recipe.quantization.clip == SdClip(unit_floor=True)

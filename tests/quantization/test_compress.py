@@ -1,6 +1,7 @@
 """Compression as a whole: equal bytes twice, the byte ledger adds up, and rate control stays under its limit."""
 
 import hashlib
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,15 +11,15 @@ from modeling_pgolf.configuration_pgolf import PGolfConfig
 from modeling_pgolf.errors import BudgetError, FormatError, RecipeError
 from modeling_pgolf.grid import GridTensor, encode
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
-from modeling_pgolf.quantization_pgolf import unpack
+from modeling_pgolf.quantization_pgolf import pack, unpack
 from quantization.assign import Role
 from quantization.budget import check_budget
 from quantization.clipping import row_width, scale_of
-from quantization.compress import calibrate, compress, dequantized
+from quantization.compress import calibrate, compress, dequantized, stored_state
 from quantization.config import GptqConfig, PercentileClip, QuantizationConfig, SdClip
 from quantization.gptq import curvature, round_columns
 from quantization.pruning import count_ones, zero_cheapest
-from quantization.rate import plan_text
+from quantization.rate import RateSearch, plan_text, searchable
 
 # All matrices on the grid; a weak codec keeps the test short.
 CONFIG = QuantizationConfig(small_tensor_elements=4096, codec_level=3)
@@ -73,6 +74,43 @@ def test_rate_control_fills_the_budget(model, share, clip, codec):
     limit = int(share * len(compress(model, config, 10**9).frame))
     artifact = compress(model, replace(config, fill_budget=True), limit)
     assert 0.995 * limit <= len(artifact.frame) <= limit
+
+
+@pytest.mark.parametrize(("codec", "most"), [("ans", 1.02), ("zstd", 1.2)])
+def test_the_prediction_is_near_the_file(model, codec, most):
+    """A little under it: ANS writes levels of rows and columns as well, zstd's Huffman codes have whole bits."""
+    config = replace(CONFIG, clip=SdClip(), codec=codec)
+    tensors = searchable(stored_state(model), config, torch.device("cpu"))
+    artifact = compress(model, config, 10**9)
+    others = {name: weight for name, weight in artifact.weights.items() if name not in tensors}
+    predicted = RateSearch(tensors, len(pack(others, level=3))).predicted_bytes(config.clip)
+    assert predicted < len(artifact.frame) < most * predicted
+
+
+def test_rate_control_tells_its_plan_before_it_packs(model):
+    config, told = replace(CONFIG, clip=SdClip(), codec="ans", fill_budget=True), []
+    limit = int(0.9 * len(compress(model, replace(config, fill_budget=False), 10**9).frame))
+    artifact = compress(model, config, limit, tell=told.append)
+    shown = (
+        rf"plan: attention k = [\d.]+, feed-forward k = [\d.]+, table k = [\d.]+; [\d,]+ of {limit:,} bytes predicted"
+    )
+    assert told and all(re.fullmatch(shown, line) for line in told)
+    assert f"k = {artifact.clip.attention_sigmas:.3f}" in told[-1]
+
+
+def test_rate_control_says_why_bytes_stay_free(model):
+    told = []
+    artifact = compress(model, replace(CONFIG, clip=SdClip(), codec="ans", fill_budget=True), 10**7, tell=told.append)
+    assert told[-1] == f"{10**7 - len(artifact.frame):,} of 10,000,000 bytes stay free: no finer grid is tried"
+
+
+def test_groups_cost_what_their_codes_are_worth(model):
+    """Gaussian codes have nothing but their entropy, so no group is charged for another."""
+    artifact = compress(model, replace(CONFIG, clip=SdClip(), codec="ans"), 10**9)
+    large = [line for line in artifact.ledger if line.weights > 50_000]
+    assert len(large) == 3
+    for line in large:
+        assert line.bits_per_weight == pytest.approx(line.entropy_bits, rel=0.03)
 
 
 @pytest.mark.parametrize("share", [0.85, 1.1])
