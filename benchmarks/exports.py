@@ -34,6 +34,10 @@ VARIANTS = {
     "GPTQ on its own text": "quantization.gptq:gptq-config quantization.gptq.calibration:self-generated",
     "percentile clip": "quantization.clip:percentile-clip",
     "table rounded to the nearest": "quantization.gptq:gptq-config --quantization.gptq.no-token-table",
+    "a finer table": "--quantization.clip.table-sigmas 14",
+    "a coarser table": "--quantization.clip.table-sigmas 28",
+    "finer attention": "--quantization.clip.attention-sigmas 11",
+    "coarser attention": "--quantization.clip.attention-sigmas 15",
     "zstd": "--quantization.codec zstd",
     "no rate control": "--quantization.no-fill-budget",
 }

@@ -95,7 +95,9 @@ def train(job: Job, run: RunFolder) -> None:
                 folder / "metrics.json", json.dumps({"train_loss": trained.train_loss, "steps": trained.steps, **final})
             )
             read = {"steps": trained.steps, "tokens": trained.steps * recipe.training.step_tokens}
-            facts = {"corpus": corpus.facts, "stream": stream | read}
+            facts: dict[str, Any] = {"corpus": corpus.facts, "stream": stream | read}
+            if recipe.training.replay:
+                facts["replay"] = trained.replay
             if recipe.training.fine_tune and fine_tuned:
                 facts["fine_tune"] = fine_tune_facts(recipe, fine_tuned)
             write_manifest(folder, "training", recipe, corpus_hashes(corpus), trained.seconds, **facts)

@@ -43,11 +43,16 @@ class Checkpoints(Protocol):
 
 @dataclass(frozen=True)
 class Trained:
-    """The outcome of a run: steps taken, last training loss in nats per token, seconds by phase."""
+    """The outcome of a run: steps taken, last training loss in nats per token, seconds by phase.
+
+    replay: ``spans``, how many of the last spans of a process it replayed, ``steps`` over them, ``planned`` ones, and
+    whether ``after_clock``; None without replay.
+    """
 
     steps: int
     train_loss: float
     seconds: dict[str, float]
+    replay: dict[str, Any] | None = None
 
 
 def fit(
@@ -83,18 +88,19 @@ def fit(
             if checkpoints is not None and not _due(trainer.steps, config.checkpoint_every):
                 with trainer.clock.phase("checkpoint"):  # what comes now could be lost with all the rest
                     checkpoints.save(trainer.steps, run_state(trainer))
+            replay = None
             if config.replay:
                 if validate:  # what would be published without the replay
                     with trainer.clock.phase("validate"), trainer.as_published():
                         facts = validate(trainer.model)
                     telemetry.event("validation_before_replay", step=trainer.steps, **facts)
                     trainer.model.train()
-                run_replay(trainer, stop)
+                replay = run_replay(trainer, stop)
             trainer.finish()
             if config.fine_tune:
                 run_fine_tune(trainer, fine_tune_tokens, stop)
         telemetry.event("finished", step=trainer.steps, seconds=trainer.clock.seconds)
-    return Trained(trainer.steps, trainer.last_loss, dict(trainer.clock.seconds))
+    return Trained(trainer.steps, trainer.last_loss, dict(trainer.clock.seconds), replay)
 
 
 def run_steps(
@@ -136,8 +142,8 @@ def stop_here(trainer: Trainer, checkpoints: Checkpoints | None) -> TrainingErro
     return TrainingError(f"stopped as asked after step {trainer.steps}; start the same command again to go on")
 
 
-def run_replay(trainer: Trainer, stop: Callable[[], bool] = lambda: False) -> None:
-    """Replay the remembered spans; the ranked form ends with the clock."""
+def run_replay(trainer: Trainer, stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    """Replay the remembered spans; the ranked form ends with the clock. Returns what ``Trained`` says of it."""
     assert trainer.replay is not None
     config, losses = trainer.replay.config, [math.nan]
     limit = None if config.after_clock else trainer.config.replay_end
@@ -146,9 +152,9 @@ def run_replay(trainer: Trainer, stop: Callable[[], bool] = lambda: False) -> No
         another = room_until(trainer, limit, stop)
         for inputs, targets in takewhile(lambda span: another(), spans):
             losses.append(trainer.replay_step(inputs, targets))
-    trainer.telemetry.event(
-        "replay", steps=len(losses) - 1, planned=len(spans), train_loss=losses[-1], after_clock=config.after_clock
-    )
+    facts = {"steps": len(losses) - 1, "planned": len(spans), "after_clock": config.after_clock}
+    trainer.telemetry.event("replay", **facts, train_loss=losses[-1])
+    return {"spans": len(trainer.replay.spans), **facts}
 
 
 def room_until(trainer: Trainer, limit: float | None, stop: Callable[[], bool] = lambda: False) -> Callable[[], bool]:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from pgolf.checkpoint import FolderCheckpoints
 from pgolf.run import asked_to_stop
 from training.batches import TrainTokens
-from training.config import EmaConfig, TrainingConfig
+from training.config import EmaConfig, ReplayConfig, TrainingConfig
 from training.loop import fit
 from training.orders import FINGERPRINT_STEPS, step_batches, stream_facts
 from training.trainer import Trainer
@@ -119,3 +120,21 @@ def test_the_recorded_stream_is_the_one_that_was_read(tiny_config, monkeypatch):
 def test_another_text_has_another_fingerprint(tiny_config):
     one, other = tokens(320), TrainTokens([np.random.default_rng(1).integers(0, 320, 700).astype(np.uint16)])
     assert stream_facts(one, CONFIG, 8)["fingerprint"] != stream_facts(other, CONFIG, 8)["fingerprint"]
+
+
+def test_replayed_batches_are_listed_too(tiny_config, monkeypatch):
+    """By what a run says of its replay: the last spans that were read, oldest first, as often as steps were taken."""
+    seen, genuine = [], Trainer.replay_step
+
+    def replay_step(self, inputs, targets):
+        seen.append(inputs.clone())
+        return genuine(self, inputs, targets)
+
+    monkeypatch.setattr(Trainer, "replay_step", replay_step)
+    config = replace(CONFIG, replay=ReplayConfig(below_scale=0.8, spans=5, epochs=2))
+    stream = tokens(tiny_config.vocab_size)
+    trained = fit(PGolfForCausalLM(tiny_config), stream, config, Accelerator(cpu=True))
+    assert trained.replay == {"spans": 5, "steps": 10, "planned": 10, "after_clock": False}
+    read = [span for inputs, _ in step_batches(stream, config, trained.steps) for span in inputs.split(2)]
+    listed = read[-trained.replay["spans"] :] * config.replay.epochs
+    assert len(seen) == len(listed) and all(map(torch.equal, seen, map(torch.Tensor.int, listed)))
