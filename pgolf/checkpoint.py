@@ -53,8 +53,10 @@ class FolderCheckpoints:
 
     def clear(self) -> None:
         """Remove all states: the run has ended, and its weights are where they are published."""
-        if self.writer:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.writer and self.folder.exists():
+            # Renamed first: a kill while files go leaves no state that looks whole.
+            gone = self.folder.rename(self.folder.with_name(f".{self.folder.name}.{os.getpid()}"))
+            shutil.rmtree(gone, ignore_errors=True)
 
     def _stored(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))

@@ -21,11 +21,12 @@ from .recipe import Recipe
 def fine_tune_text(recipe: Recipe, corpus: Corpus) -> TrainTokens | None:
     """Return the tokens for ``training.fine_tune``, None where the recipe has none.
 
-    Raises RecipeError where the corpus stores no training tokens to take them from.
+    Raises RecipeError where ``check_fine_tune`` does, or where the corpus stores no training tokens to take them from.
     """
     config = recipe.training.fine_tune
     if config is None:
         return None
+    check_fine_tune(recipe)
     if recipe.track == "historical":
         return TrainTokens(corpus.validation)
     if not corpus.train:
@@ -41,3 +42,18 @@ def fine_tune_facts(recipe: Recipe, tokens: TrainTokens) -> dict[str, Any]:
     split = "validation" if recipe.track == "historical" else "train"
     ids = tokens.read(0, len(tokens)).astype("<u2")
     return {"split": split, "tokens": len(tokens), "sha256": hashlib.sha256(ids.tobytes()).hexdigest()}
+
+
+def check_fine_tune(recipe: Recipe) -> None:
+    """Raise RecipeError where fine-tuning would freeze blocks that are not there, or run outside a ranked clock."""
+    config, blocks = recipe.training.fine_tune, recipe.model.num_blocks
+    if config is None:
+        return
+    if config.frozen_blocks > blocks:
+        raise RecipeError(
+            f"training.fine_tune.frozen_blocks is {config.frozen_blocks}, and the model has {blocks} blocks"
+        )
+    if recipe.track == "ranked" and recipe.training.seconds is not None and config.reserve_seconds == 0:
+        raise RecipeError(
+            "a ranked run fine-tunes inside its clock: training.fine_tune.reserve_seconds is 0, leave it some seconds"
+        )

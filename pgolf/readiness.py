@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import torch
 
-from modeling_pgolf.errors import RecipeError
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from modeling_pgolf.quantization_pgolf import read_track
 from training.batches import calls_per_step
-from training.config import FineTuneConfig
 from training.qat import LateQat
 from training.streamed import refuse_lanes
 
 from .artifact import WEIGHTS
 from .corpus.build import FACTS_FILE
+from .fine_tune_text import check_fine_tune
 from .job import Job, corpus_folder, open_job_corpus
 from .occupied import check_free
 from .recipe import Recipe
@@ -58,21 +57,7 @@ def check_trainable(recipe: Recipe, processes: int) -> None:
     calls_per_step(training, processes)
     if streaming is not None:
         refuse_lanes(streaming.lanes, training)
-    if training.fine_tune is not None:
-        check_fine_tune(recipe, training.fine_tune)
+    check_fine_tune(recipe)
     if training.qat is not None:
         with torch.device("meta"):  # a model without memory for its weights
             LateQat(PGolfForCausalLM(recipe.model_config()), training.qat)
-
-
-def check_fine_tune(recipe: Recipe, config: FineTuneConfig) -> None:
-    """Raise RecipeError where fine-tuning would freeze blocks that are not there, or run outside a ranked clock."""
-    blocks = recipe.model.num_blocks
-    if config.frozen_blocks > blocks:
-        raise RecipeError(
-            f"training.fine_tune.frozen_blocks is {config.frozen_blocks}, and the model has {blocks} blocks"
-        )
-    if recipe.track == "ranked" and recipe.training.seconds is not None and config.reserve_seconds == 0:
-        raise RecipeError(
-            "a ranked run fine-tunes inside its clock: training.fine_tune.reserve_seconds is 0, leave it some seconds"
-        )

@@ -70,7 +70,7 @@ def train(job: Job, run: RunFolder) -> None:
     main = accelerator.is_main_process
     states = FolderCheckpoints(run.states, recipe.training.keep_checkpoints, writer=main)
     tokens_read, fine_tuned = training_tokens(job, corpus), fine_tune_text(recipe, corpus)
-    stream = stream_facts(tokens_read, recipe.training, 0, accelerator.num_processes) if main else {}
+    stream = stream_facts(tokens_read, recipe.training, accelerator.num_processes) if main else {}
     with asked_to_stop() as stop:
         trained = fit(
             model,

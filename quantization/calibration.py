@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from modeling_pgolf.attention import fastest_attention
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 
 from .config import SelfGenerated
@@ -33,7 +32,7 @@ def own_samples(
     generator = torch.Generator(device).manual_seed(seed)
     for begin in range(0, config.sequences, batch_sequences):
         sequences = min(batch_sequences, config.sequences - begin)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"), fastest_attention():
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
             tokens = sample(model, sequences, config.tokens, config.temperature, generator)
         yield tokens[:, :-1]
 

@@ -53,7 +53,7 @@ def fine_tune(
 ) -> list[Epoch]:
     """Train ``model`` in place on rows of the training length of ``tokens``; returns the epochs in order.
 
-    another: asked before every step, by all processes; the first no ends the last epoch.
+    another: asked before every step, by all processes; a no ends the epoch, and it is the last one.
     Raises TrainingError where the tokens make no row, or once the loss of an epoch is not finite.
     """
     config, length = training.fine_tune, training.sequence_length
@@ -78,6 +78,8 @@ def fine_tune(
         if not math.isfinite(loss):
             raise TrainingError(f"the loss is {loss} in epoch {epoch + 1} of fine-tuning; lower training.fine_tune.lr")
         done.append(Epoch(epoch_rate(config.lr, config, epoch), loss, steps, planned))
+        if steps < planned:
+            break
     for parameter in frozen:
         parameter.requires_grad_(True)
     return done

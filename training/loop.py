@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from itertools import count, takewhile
-from typing import Any, Protocol
+from itertools import takewhile
+from typing import Any, NoReturn, Protocol
 
 from accelerate import Accelerator
 from transformers import PreTrainedModel
@@ -83,9 +83,11 @@ def fit(
                     trainer.warm_up()
             if checkpoints is not None and (state := checkpoints.restore()) is not None:
                 restore_run(trainer, state)
+                accelerator.wait_for_everyone()  # or one could replace what another still reads
                 telemetry.event("resumed", step=trainer.steps, seconds=trainer.clock.counted)
+            begun = trainer.steps
             run_steps(trainer, validate, checkpoints, stop)
-            if checkpoints is not None and not _due(trainer.steps, config.checkpoint_every):
+            if checkpoints is not None and trainer.steps > begun and not _due(trainer.steps, config.checkpoint_every):
                 with trainer.clock.phase("checkpoint"):  # what comes now could be lost with all the rest
                     checkpoints.save(trainer.steps, run_state(trainer))
             replay = None
@@ -123,7 +125,7 @@ def run_steps(
                 ):
                     break
         if stopped:
-            raise stop_here(trainer, checkpoints)
+            stop_here(trainer, checkpoints)
         if validate and _due(trainer.steps, config.validate_every):
             with clock.phase("validate"), trainer.true_weights():
                 facts = validate(trainer.model)
@@ -134,12 +136,12 @@ def run_steps(
                 checkpoints.save(trainer.steps, run_state(trainer))
 
 
-def stop_here(trainer: Trainer, checkpoints: Checkpoints | None) -> TrainingError:
-    """Save the state of a run that was asked to stop; returns the error that ends it."""
+def stop_here(trainer: Trainer, checkpoints: Checkpoints | None) -> NoReturn:
+    """Save the state of a run that was asked to stop, and raise the TrainingError that ends it."""
     if checkpoints is None:
-        return TrainingError(f"stopped as asked after step {trainer.steps}; nothing keeps states, so none was saved")
+        raise TrainingError(f"stopped as asked after step {trainer.steps}; nothing keeps states, so none was saved")
     checkpoints.save(trainer.steps, run_state(trainer))
-    return TrainingError(f"stopped as asked after step {trainer.steps}; start the same command again to go on")
+    raise TrainingError(f"stopped as asked after step {trainer.steps}; start the same command again to go on")
 
 
 def run_replay(trainer: Trainer, stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
@@ -163,16 +165,19 @@ def room_until(trainer: Trainer, limit: float | None, stop: Callable[[], bool] =
     It says whether another mean step ends before ``limit`` seconds of the clock; always, without a limit. Once a
     process is asked to stop, it raises TrainingError: the state is that of the last step before the phase.
     """
-    steps, before, since = count(), trainer.clock.counted, time.perf_counter()
+    steps, before, since = 0, trainer.clock.counted, time.perf_counter()
 
     def another() -> bool:
+        nonlocal steps
         if trainer.any_process(stop()):
             raise TrainingError(f"stopped as asked behind step {trainer.steps}; start the same command again to go on")
         if limit is None:
             return True
         trainer.clock.synchronize()
         spent = time.perf_counter() - since
-        return trainer.shared(before + spent + spent / max(next(steps), 1)) <= limit
+        fits = trainer.shared(before + spent + spent / max(steps, 1)) <= limit
+        steps += fits
+        return fits
 
     return another
 

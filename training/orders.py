@@ -64,10 +64,8 @@ def _merged(shares: list[Tensor], span_sequences: int) -> Tensor:
     return torch.stack([share.reshape(-1, span_sequences, share.size(1)) for share in shares], dim=1).flatten(0, 2)
 
 
-def stream_facts(
-    tokens: TrainTokens | TokenStream, config: TrainingConfig, steps: int, processes: int = 1
-) -> dict[str, Any]:
-    """Describe the stream that a run of ``steps`` steps reads, with a SHA-256 over its first batches.
+def stream_facts(tokens: TrainTokens | TokenStream, config: TrainingConfig, processes: int = 1) -> dict[str, Any]:
+    """Describe the stream that a run reads, with a SHA-256 over its first batches.
 
     It reads them, so a run asks before it trains: behind the last step the source may be gone.
     """
@@ -78,8 +76,6 @@ def stream_facts(
     return {
         "order": config.order if stored else "streamed",
         "processes": processes,
-        "steps": steps,
-        "tokens": steps * config.step_tokens,
         "corpus_tokens": len(tokens) if isinstance(tokens, TrainTokens) else None,
         "fingerprint": digest.hexdigest()[:16],
     }

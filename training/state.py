@@ -20,6 +20,7 @@ def run_state(trainer: Trainer) -> dict[str, Any]:
     cuda = trainer.accelerator.device.type == "cuda"
     return {
         "steps": trainer.steps,
+        "lap": trainer.lap,
         "last_loss": trainer.last_loss,
         "model": dict(trainer.model.named_parameters()),
         "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
@@ -38,7 +39,8 @@ def run_state(trainer: Trainer) -> dict[str, Any]:
 def restore_run(trainer: Trainer, state: dict[str, Any]) -> None:
     """Restore what ``run_state`` returned; raises TrainingError where it is the state of another run."""
     refuse_foreign(trainer, state)
-    trainer.steps, trainer.last_loss = state["steps"], state["last_loss"]
+    trainer.steps, trainer.replayed, trainer.last_loss = state["steps"], 0, state["last_loss"]
+    trainer.lap = (state["lap"][0], state["lap"][1])
     for name, parameter in trainer.model.named_parameters():
         parameter.copy_(state["model"][name])
     for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
@@ -52,6 +54,7 @@ def restore_run(trainer: Trainer, state: dict[str, Any]) -> None:
         trainer.replay.load_state_dict(state["replay"], trainer.accelerator)
     trainer.batches.load_state_dict(state["batches"])
     trainer.clock.load_state_dict(state["clock"])
+    trainer.reported = (trainer.steps, trainer.clock.counted)
     cuda = trainer.accelerator.device.type == "cuda"
     (torch.cuda.set_rng_state if cuda else torch.set_rng_state)(state["random"])
 

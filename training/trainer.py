@@ -81,9 +81,9 @@ class Trainer:
         late = config.loop_from > 0 and model.config.loop_passes > 0
         self.loop = LateLoop(self.model.model, config.loop_from) if late else None
         self.steps, self.replayed = 0, 0
-        self.began = math.inf  # the last step, in counted seconds; none since a resume
+        self.lap = (0, 0.0)  # the step and the counted seconds since which all steps are alike
         self.last_loss = math.nan
-        self._reported = (0, 0.0)  # the step and the seconds of the last report
+        self.reported = (0, 0.0)  # the step and the seconds of the last report
 
     def warm_up(self) -> None:
         """Compile forward and backward on random tokens; no weight, generator or data position changes."""
@@ -117,28 +117,34 @@ class Trainer:
         return None if self.config.loop_seconds is None else self.shared(self.clock.counted)
 
     def finished(self) -> bool:
-        """Say whether the run is over; by the clock once a step as long as the mean or the last would not fit."""
+        """Say whether the run is over; by the clock once another mean step would not fit.
+
+        With its loop on a model's steps are longer: the mean is that of the steps since it was switched on.
+        """
         if self.steps >= self.config.iterations:
             return True
         elapsed, limit = self.elapsed(), self.config.loop_seconds
         if elapsed is None or limit is None or self.steps == 0:
             return False
-        # With its loop on a step is longer than the mean.
-        return elapsed + max(elapsed / self.steps, elapsed - self.began) > limit
+        step, since = self.lap
+        return elapsed + (elapsed - since) / (self.steps - step) > limit
 
     def step(self) -> None:
         """Take one optimiser step and report it."""
         elapsed = self.elapsed()
-        self.began = elapsed or 0.0
         scale = learning_rate_scale(self.config, self.steps, elapsed)
         momentum = muon_momentum(self.steps, self.config.momentum_warmup_steps)
         if self.qat:  # off again where a slow first step had made the clock's warm-down look near
             self.qat.switch(scale < self.qat.config.below_scale)
-        if self.loop and progress(self.config, self.steps, elapsed) >= self.loop.from_share:
+        if self.loop and not self.loop.on and progress(self.config, self.steps, elapsed) >= self.loop.from_share:
             self.loop.switch(True)
+            self.lap = (self.steps, elapsed or 0.0)
         inputs, targets = self._next_batch()
-        if self.replay and scale < self.replay.config.below_scale:
-            self.replay.remember(inputs, targets, len(inputs) // self.config.span_sequences)
+        if self.replay:
+            if scale >= self.replay.config.below_scale:
+                self.replay.spans.clear()
+            else:
+                self.replay.remember(inputs, targets, len(inputs) // self.config.span_sequences)
         loss = self._gradients(inputs, targets, share=1.0)
         norm = self._update(scale, momentum)
         self.steps += 1
@@ -262,8 +268,8 @@ class Trainer:
         left = (self.config.iterations - self.steps) * seconds / self.steps
         if limit is not None:
             left = min(left, max(limit - seconds, 0.0))
-        mfu, (before, since) = None, self._reported
-        self._reported = (self.steps, seconds)
+        mfu, (before, since) = None, self.reported
+        self.reported = (self.steps, seconds)
         if self.peak and self.steps > before:
             flops = training_flops(self.model, self.config.sequence_length) * self.config.step_tokens
             mfu = flops * (self.steps - before) / max(seconds - since, 1e-9) / self.peak

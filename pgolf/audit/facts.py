@@ -7,6 +7,7 @@ verdicts. The letters are the checks of LEGALITY 3.3 that a fact belongs to.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from .shipped_code import CODE_SUFFIXES
 
 RANKED, HISTORICAL = TRACKS
 STAGES = ("training", "quantization", "evaluation")
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 # What no file can show. Source: LEGALITY 3.3, K1 to K3 and K8.
 PROBES = (("C1", "causality"), ("C2", "normalised probabilities"), ("D4", "self-contained evaluation"))
@@ -114,15 +117,22 @@ def chain_fact(record: Path, manifests: dict[str, Any]) -> Fact:
 
 
 def fine_tune_fact(recipe: Recipe, manifests: dict[str, Any]) -> Fact:
-    """Of which split the tokens were that the weights were fine-tuned on, by the training stage's own account."""
-    name = "text of fine-tuning"
-    if recipe.training.fine_tune is None:
-        return Fact("D1", name, True, "none: the recipe has no fine-tuning")
-    told = manifests.get("training", {}).get("fine_tune", {})
-    split, count = told.get("split"), told.get("tokens")
-    if split is None or count is None:
+    """On which tokens the weights were fine-tuned, by the training stage's own account, beside what the recipe asks."""
+    name, config = "text of fine-tuning", recipe.training.fine_tune
+    training = manifests.get("training", {})
+    told, spent = training.get("fine_tune"), training.get("seconds", {}).get("fine_tune")
+    if config is None:
+        said = "the recipe has no fine-tuning"
+        return Fact(
+            "D1", name, told is None and spent is None, f"none: {said}" if told is None else f"{told!s:.60}; {said}"
+        )
+    if told is None:
         return Fact("D1", name, None, "not named by the training stage")
-    return Fact("D1", name, split == "train", f"{count:,} tokens of the {split} split, {told.get('sha256')!s:.16}")
+    stored = training.get("corpus", {}).get("train", {}).get("tokens")
+    asked = {"split": "train", "tokens": min(config.tokens, stored or config.tokens)}
+    found = {key: told.get(key) for key in asked}
+    holds = found == asked and type(found["tokens"]) is int and bool(SHA256.fullmatch(str(told.get("sha256"))))
+    return Fact("D1", name, holds, f"{found['tokens']} tokens of the {found['split']} split; asked {asked['tokens']}")
 
 
 def split_fact(manifests: dict[str, Any]) -> Fact:

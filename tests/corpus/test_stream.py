@@ -237,12 +237,12 @@ def test_the_listed_stream_is_the_one_that_was_read(folder, alone):
     stream = stream_of(source, folder, lanes=12)
     listed = torch.stack([torch.stack(step).flatten(1) for step in step_batches(stream, shape(), 10, processes=2)])
     assert torch.equal(listed.flatten(2), batches.flatten(2))
-    facts = stream_facts(stream, shape(), 10)
-    assert facts == stream_facts(stream, shape(), 10, processes=4) | {"processes": 1}
-    assert facts["order"] == "streamed" and facts["tokens"] == batches[:, 0].numel()
+    facts = stream_facts(stream, shape())
+    assert facts == stream_facts(stream, shape(), 4) | {"processes": 1}
+    assert facts["order"] == "streamed"
     assert (
         facts["fingerprint"]
-        != stream_facts(replace(stream, config=replace(stream.config, seed=9)), shape(), 10)["fingerprint"]
+        != stream_facts(replace(stream, config=replace(stream.config, seed=9)), shape())["fingerprint"]
     )
 
 

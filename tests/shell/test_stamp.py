@@ -231,7 +231,8 @@ def forge_record(record):
 def test_what_was_fine_tuned_on_is_what_the_record_says(finished, name, split):
     """The manifest's hash is that of the split's own tokens, read from the shards on disk."""
     run = finished(name)
-    told = json.loads((run.record / "manifests" / "training.json").read_text())["fine_tune"]
+    training = json.loads((run.record / "manifests" / "training.json").read_text())
+    told = training["fine_tune"]
     (shard,) = (run.path.parents[1] / "corpora").glob(f"*/fineweb_{split[:5] if split == 'train' else 'val'}_*.bin")
     tokens = np.fromfile(shard, "<u2", offset=1024)[: 800 if split == "train" else None]
     assert told == {
@@ -239,9 +240,7 @@ def test_what_was_fine_tuned_on_is_what_the_record_says(finished, name, split):
         "tokens": len(tokens),
         "sha256": hashlib.sha256(tokens.tobytes()).hexdigest(),
     }
-    assert fine_tune_fact(load_recipe(run.record / "recipe.json"), {"training": {"fine_tune": told}}).holds == (
-        split == "train"
-    )
+    assert fine_tune_fact(load_recipe(run.record / "recipe.json"), {"training": training}).holds == (split == "train")
 
 
 @pytest.mark.parametrize("name", ["seed4_prequant", "seed4_prequant_ranked"])
@@ -253,9 +252,30 @@ def test_the_log_counts_the_steps_of_fine_tuning(finished, name):
     assert tuned["tokens"] == told["tokens"] and tuned["steps"] == tuned["planned"] > 0
 
 
-def test_a_ranked_record_that_does_not_name_its_text_is_unknown(finished):
+GOOD = {"split": "train", "tokens": 800, "sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    ("told", "holds"),
+    [
+        (GOOD, True),
+        (None, None),
+        (GOOD | {"split": "validation"}, False),
+        (GOOD | {"tokens": 799}, False),
+        (GOOD | {"tokens": 800.0}, False),
+        (GOOD | {"tokens": None}, False),
+        (GOOD | {"sha256": None}, False),
+        (GOOD | {"sha256": "0" * 63}, False),
+        ({}, False),
+    ],
+)
+def test_what_a_manifest_may_say_of_fine_tuning(finished, told, holds):
     recipe = load_recipe(finished("seed4_prequant_ranked").record / "recipe.json")
-    assert fine_tune_fact(recipe, {"training": {}}).holds is None
+    training = {"corpus": {"train": {"tokens": 2000}}} | ({} if told is None else {"fine_tune": told})
+    assert fine_tune_fact(recipe, {"training": training}).holds is holds
+    without = with_overrides(recipe, ["training.fine-tune:none"])
+    assert fine_tune_fact(without, {"training": training}).holds is (told is None)
+    assert fine_tune_fact(without, {"training": {"seconds": {"fine_tune": 1.0}}}).holds is False
 
 
 def test_a_record_with_an_edited_recipe(old, capsys):

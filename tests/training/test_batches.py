@@ -172,13 +172,13 @@ def test_targets_follow_their_inputs_in_one_shard_or_the_stream(order):
 
 def test_the_orders_differ_and_those_of_many_shards_depend_on_the_processes():
     prints = {
-        (order, processes): stream_facts(MANY, ordered(order), 9, processes)["fingerprint"]
+        (order, processes): stream_facts(MANY, ordered(order), processes)["fingerprint"]
         for order in ORDERS
         for processes in (1, 2, 4)
     }
     assert len(set(prints.values())) == 7
     assert len({prints["sequential", processes] for processes in (1, 2, 4)}) == 1
-    facts = stream_facts(MANY, ordered("coprime"), 9, 2)
+    facts = stream_facts(MANY, ordered("coprime"), 2)
     assert (facts["order"], facts["processes"], facts["corpus_tokens"]) == ("coprime", 2, 747)
 
 

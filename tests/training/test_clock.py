@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ import torch
 from accelerate import Accelerator
 
 from modeling_pgolf.configuration_pgolf import PGolfConfig
+from modeling_pgolf.errors import TrainingError
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from pgolf.checkpoint import FolderCheckpoints
+from training import trainer as trainers
 from training.batches import TrainTokens
 from training.config import QatConfig, ReplayConfig, TrainingConfig
 from training.loop import fit
@@ -78,6 +81,53 @@ def test_longer_steps_of_a_loop_do_not_overrun(clock, tiny_config):
     clock[1] = lambda trainer: 2.0 if trainer.loop.on else 1.0
     trained, _ = run(looped(tiny_config), config(seconds=19.5, loop_from=0.5))
     assert trained.steps == 10 + 4 and trained.seconds["step"] == 18.0
+
+
+def test_one_slow_step_does_not_end_a_run(clock, tiny_config):
+    clock[1] = lambda trainer: 6.0 if trainer.steps == 48 else 1.0
+    trained, _ = run(tiny_config, config(seconds=59.0))
+    assert trained.steps == 53  # 58 of 59 seconds, and a mean of 1.1
+
+
+def test_a_finished_loop_takes_no_step_when_it_is_resumed(clock, tiny_config, tmp_path):
+    """Its longer steps are remembered, and the state of its end is not written again."""
+    clock[1] = lambda trainer: 2.0 if trainer.loop.on else 1.0
+    states, saved = FolderCheckpoints(tmp_path, keep=2), []
+    for _ in range(2):
+        trained, _ = run(looped(tiny_config), config(seconds=19.5, loop_from=0.5), checkpoints=states)
+        assert trained.steps == 14 and trained.seconds["step"] == 18.0
+        saved.append([(path.name, path.stat().st_ino) for path in sorted(tmp_path.iterdir())])
+    assert saved[0] == saved[1] and saved[0][0][0] == "step-00000014"
+
+
+def test_steps_that_only_seemed_late_are_not_replayed(clock, tiny_config):
+    """Behind a slow first step the end of the clock looks near, and a few early spans are remembered for nothing."""
+    clock[1] = lambda trainer: 8.0 if trainer.steps == 0 else 0.25
+    replay = ReplayConfig(below_scale=0.5, spans=1000, epochs=1, reserve_seconds=1.0)
+    trained, events = run(tiny_config, config(seconds=40.0, warmdown_steps=40, replay=replay))
+    late = [event["step"] for event in events if event["event"] == "step" and event["lr_scale"] < 0.5]
+    assert late[0] < 5 and trained.steps - late[-1] == 0
+    behind = [step for step in late if step > late[0] + 40]
+    assert trained.replay["spans"] == len(behind) == trained.steps - behind[0] + 1
+
+
+def test_utilisation_is_that_of_the_steps_since_the_last_report(clock, tiny_config, tmp_path, monkeypatch):
+    """With the loop on a token is more work: it is not charged to steps before, and not to those before a resume."""
+    monkeypatch.setattr(trainers, "peak_flops", lambda device, processes: 1e6)
+    model, states = looped(tiny_config), FolderCheckpoints(tmp_path, keep=2)
+    asked = iter([False] * 12 + [True])
+    training, seen = config(loop_from=0.25), []
+    for stop in (lambda: next(asked), lambda: False):
+        torch.manual_seed(0)
+        with suppress(TrainingError):
+            fit(PGolfForCausalLM(model), TOKENS, training, Accelerator(cpu=True),
+                checkpoints=states, log=seen.append, stop=stop)  # fmt: skip
+    steps = [event for event in seen if event["event"] == "step"]
+    assert [event["step"] for event in steps] == list(range(1, 21))
+    plain, with_loop = steps[2]["mfu"], steps[8]["mfu"]
+    assert with_loop > 1.2 * plain
+    for event in steps:
+        assert event["mfu"] == pytest.approx(plain if event["step"] <= 5 else with_loop, rel=1e-6), event["step"]
 
 
 def test_a_resumed_run_has_the_seconds_that_are_left(clock, tiny_config, tmp_path):

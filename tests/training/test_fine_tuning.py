@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from modeling_pgolf.errors import RecipeError, TrainingError
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
+from pgolf.fine_tune_text import fine_tune_text
 from pgolf.readiness import check_trainable
 from pgolf.recipe import load_recipe, with_overrides
 from training.batches import TrainTokens
@@ -91,7 +92,7 @@ def test_a_loss_that_is_not_finite_ends_it(model):
 
 
 def test_it_stops_when_no_step_fits_any_more(model):
-    answers = iter([True] * 4 + [False] * 9)
+    answers = iter([True] * 4 + [False] + [True] * 9)  # asked again, it would say yes
     epochs = fine_tune(model, TOKENS, settings(DESCRIBED), Accelerator(cpu=True), lambda: next(answers))
     assert [(epoch.steps, epoch.planned) for epoch in epochs] == [(3, 3), (1, 3)]
 
@@ -111,6 +112,7 @@ def test_room_is_that_of_another_mean_step(monkeypatch):
         now[0] += 7.0
         taken += 1
     assert taken == 4  # 28 of 30 seconds: a fifth step would end at 535
+    assert not another(), "what was refused is no step: the mean stays"
     unlimited = room_until(standing(), None)
     assert unlimited() and unlimited()
 
@@ -150,9 +152,14 @@ def test_every_row_is_read_by_some_process_in_equally_many_steps(processes):
 
 
 def test_what_a_recipe_may_not_ask_for():
+    """Before processes are started, and again in every process, bundles included."""
     recipe = load_recipe(ROOT / "recipes" / "seed4_prequant_ranked.py")
     with pytest.raises(RecipeError, match="frozen_blocks is 12, and the model has 11 blocks"):
         check_trainable(with_overrides(recipe, ["--training.fine-tune.frozen-blocks", "12"]), 1)
     with pytest.raises(RecipeError, match="inside its clock"):
         check_trainable(with_overrides(recipe, ["--training.fine-tune.reserve-seconds", "0"]), 1)
     check_trainable(load_recipe(ROOT / "recipes" / "seed4_prequant.py"), 1)
+    with pytest.raises(RecipeError, match="inside its clock"):
+        fine_tune_text(with_overrides(recipe, ["--training.fine-tune.reserve-seconds", "0"]), None)
+    with pytest.raises(RecipeError, match="a streamed corpus stores none"):
+        fine_tune_text(recipe, SimpleNamespace(train=[]))

@@ -112,14 +112,13 @@ def test_the_recorded_stream_is_the_one_that_was_read(tiny_config, monkeypatch):
     digest = hashlib.sha256()
     for x, y in seen[:FINGERPRINT_STEPS]:
         digest.update(x.numpy().tobytes() + y.numpy().tobytes())
-    facts = stream_facts(stream, CONFIG, CONFIG.iterations)
+    facts = stream_facts(stream, CONFIG)
     assert facts["fingerprint"] == digest.hexdigest()[:16]
-    assert facts["tokens"] == sum(x.numel() for x, _ in seen)
 
 
 def test_another_text_has_another_fingerprint(tiny_config):
     one, other = tokens(320), TrainTokens([np.random.default_rng(1).integers(0, 320, 700).astype(np.uint16)])
-    assert stream_facts(one, CONFIG, 8)["fingerprint"] != stream_facts(other, CONFIG, 8)["fingerprint"]
+    assert stream_facts(one, CONFIG)["fingerprint"] != stream_facts(other, CONFIG)["fingerprint"]
 
 
 def test_replayed_batches_are_listed_too(tiny_config, monkeypatch):
