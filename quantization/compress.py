@@ -168,16 +168,19 @@ def fill_budget(
     device: where sizes are predicted.
     Raises BudgetError where none fits; with ``prune_to_fit`` the last one tried is left to pruning.
     """
-    tensors = searchable(state, config, device)
-    others = quantize_state({name: tensor for name, tensor in state.items() if name not in tensors}, config, curvatures)
-    search, finest = RateSearch(tensors, len(pack(others, level=3))), finest_factor(config.clip)
-    target, best, spent = frame_limit * (1 - MARGIN), None, dict[str, float]()
+    target, best, spent, planning = frame_limit * (1 - MARGIN), None, dict[str, float](), dict[str, float]()
+    with timed(planning, "plan"):
+        tensors = searchable(state, config, device)
+        rest = {name: tensor for name, tensor in state.items() if name not in tensors}
+        others = len(pack(quantize_state(rest, config, curvatures), level=3))
+    search, finest = RateSearch(tensors, others), finest_factor(config.clip)
     tried: list[tuple[float, int]] = []
     for _ in range(ATTEMPTS):
         aim = next_aim(tried, target) if tried else target
-        factor = search.factor(config.clip, aim)
-        clip = scaled(config.clip, factor)
-        tell(intent(clip, search.predicted_bytes(clip), frame_limit))
+        with timed(planning, "plan"):
+            factor = search.factor(config.clip, aim)
+            clip = scaled(config.clip, factor)
+            tell(intent(clip, search.predicted_bytes(clip), frame_limit))
         artifact = packed(state, replace(config, clip=clip), curvatures)
         size = len(artifact.frame)
         tried.append((aim, size))
@@ -191,7 +194,7 @@ def fill_budget(
     if best and len(best.frame) < (1 - CLOSE) * frame_limit:
         why = "no finer grid is tried" if factor == finest else f"{ATTEMPTS} grids were tried"
         tell(f"{frame_limit - len(best.frame):,} of {frame_limit:,} bytes stay free: {why}")
-    return replace(best or artifact, seconds=spent)
+    return replace(best or artifact, seconds=spent | planning)
 
 
 def pruned(artifact: Artifact, config: QuantizationConfig, frame_limit: int) -> Artifact:

@@ -120,7 +120,7 @@ def test_rate_control_counts_what_gptq_rounds(model, text, share):
     assert 0.995 * limit <= len(artifact.frame) <= limit
     # One factor: the roles keep the proportions that the recipe gave them.
     assert artifact.clip.table_sigmas / artifact.clip.attention_sigmas == pytest.approx(20 / 12.85)
-    assert set(artifact.seconds) == {"calibration", "round", "pack"}
+    assert set(artifact.seconds) == {"calibration", "plan", "round", "pack"}
 
 
 def test_the_plan_tells_what_codes_are_worth(model):
