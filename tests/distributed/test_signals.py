@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -12,44 +11,18 @@ from pathlib import Path
 import psutil
 import pytest
 from safetensors.torch import load_file
+from tiny_run import write_recipe, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 ITERATIONS = 120
-RECIPE = """
-from evaluation.config import EvaluationConfig
-from pgolf.corpus.build import CorpusConfig, TrainBpe
-from pgolf.corpus.local import LocalFolder
-from pgolf.recipe import ModelConfig, Recipe
-from training.config import ReplayConfig, TrainingConfig
-
-recipe = Recipe(
-    name="tiny",
-    corpus=CorpusConfig(LocalFolder({text!r}), TrainBpe(270)),
-    model=ModelConfig(
-        vocab_size=270, hidden_size=32, intermediate_size=64, num_blocks=2, num_attention_heads=4,
-        num_key_value_heads=2, rotary_dims=4, rotary_length=16, max_position_embeddings=16, xsa_layers=[1],
-        bigram_buckets=61, bigram_dim=8, value_embed_layers=[1], value_embed_dim=8,
-    ),
-    training=TrainingConfig(
-        iterations={iterations}, seconds=None, sequence_length=16, span_sequences=2, spans_per_step=2,
-        micro_batch_sequences=2, warmdown_steps=100, precision="fp32", compile=False, checkpoint_every=10,
-        replay=ReplayConfig(spans=5, epochs=1),
-    ),
-    evaluation=EvaluationConfig(window=16, stride=16, compile=False, precision="fp32"),
-)
-"""
+TRAINING = f"iterations={ITERATIONS}, warmdown_steps=100, checkpoint_every=10, replay=ReplayConfig(spans=5, epochs=1)"
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    home, draw = tmp_path_factory.mktemp("signals"), random.Random(0)
-    words = ["".join(draw.choices("abcdefghijklmnop", k=draw.randint(2, 7))) for _ in range(60)]
-    (home / "text").mkdir()
-    for name, count in (("train", 50), ("validation", 4)):
-        lines = (json.dumps({"text": f"{name} {i} {' '.join(draw.choices(words, k=8))}"}) for i in range(count))
-        (home / "text" / f"{name}.jsonl").write_text("\n".join(lines))
-    (home / "tiny.py").write_text(RECIPE.format(text=str(home / "text"), iterations=ITERATIONS))
+    home = tmp_path_factory.mktemp("signals")
+    write_recipe(home / "tiny.py", write_text(home / "text", {"train": 50, "validation": 4}), TRAINING)
     return home
 
 

@@ -147,7 +147,7 @@ def test_whole_run(golden_8192):
     trainer = Trainer(model, TrainTokens(shards), config, Accelerator(cpu=True), quiet)
     while not trainer.finished():
         trainer.step()
-    # Losses: the meta file's tolerance. Norms: none is stated; they follow the losses, and measured 2e-4 off.
+    # Losses: the meta file's tolerance. Norms: none is stated; measured 2e-7.
     for step, event in enumerate(events):
         assert event["train_loss"] == pytest.approx(tensors["steps/micro_losses"][step].mean().item(), rel=2e-4)
         assert event["momentum"] == pytest.approx(tensors["steps/mom"][step].item(), rel=SCHEDULE)
@@ -156,7 +156,7 @@ def test_whole_run(golden_8192):
         assert event["lr_scale"] * config.matrix_lr == pytest.approx(
             tensors["steps/lr_muon"][step].item(), rel=SCHEDULE
         )
-        assert event["grad_norm"] == pytest.approx(tensors["steps/norms"][step].item(), rel=1e-3)
+        assert event["grad_norm"] == pytest.approx(tensors["steps/norms"][step].item(), rel=1e-5)
     for name, parameter in model.named_parameters():
         # The meta file's tolerance: Newton-Schulz amplifies float noise.
         assert (parameter - weights["w_raw_final"][name]).abs().max() < 5e-4, name

@@ -3,10 +3,8 @@
 A full disk is a real refusal of the operating system: a limit on the size of files.
 """
 
-import json
 import multiprocessing
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -19,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from killing import CONFIG, ROOT, VOCABULARY, random_tokens, resumed_step, train
+from tiny_run import write_recipe, write_text
 from tqdm import tqdm
 
 from modeling_pgolf.errors import CorpusError, TrainingError
@@ -124,19 +123,16 @@ def test_a_replay_that_is_not_finite_leaves_the_state_before_it(tmp_path, monkey
 
 
 def write_web(folder, documents=40):
-    draw = random.Random(0)
-    words = ["".join(draw.choices("abcdefghijklmnop", k=draw.randint(2, 7))) for _ in range(60)]
-    folder.mkdir()
-    for name, count in (("train-0", 12), ("train-1", documents), ("validation", 4)):
-        lines = (json.dumps({"text": f"{name} {i} {' '.join(draw.choices(words, k=8))}"}) for i in range(count))
-        (folder / f"{name}.jsonl").write_text("\n".join(lines))
-    return LocalFolder(str(folder))
+    return write_text(folder, {"train-0": 12, "train-1": documents, "validation": 4})
 
 
 @pytest.fixture
 def stream(tmp_path):
     # More lanes than files: every lane reads both files, one document at a time.
-    source, config = write_web(tmp_path / "web"), StreamConfig(lanes=4, shuffle_documents=1, workers=0)
+    source, config = (
+        LocalFolder(str(write_web(tmp_path / "web"))),
+        StreamConfig(lanes=4, shuffle_documents=1, workers=0),
+    )
     corpus = build_corpus(CorpusConfig(source, TrainBpe(270), streaming=config), tmp_path / "corpus")
     return TextStream(source, corpus.folder, config)
 
@@ -180,34 +176,13 @@ def test_a_disk_that_is_full_when_a_state_is_written(tmp_path, monkeypatch, full
     goes_on_after(tokens, tmp_path / "run", weights)
 
 
-RECIPE = """
-from evaluation.config import EvaluationConfig
-from pgolf.corpus.build import CorpusConfig, TrainBpe
-from pgolf.corpus.local import LocalFolder
-from pgolf.recipe import ModelConfig, Recipe
-from training.config import TrainingConfig
-
-recipe = Recipe(
-    name="tiny",
-    corpus=CorpusConfig(LocalFolder({text!r}), TrainBpe(270)),
-    model=ModelConfig(
-        vocab_size=270, hidden_size=32, intermediate_size=64, num_blocks=2, num_attention_heads=4,
-        num_key_value_heads=2, rotary_dims=4, rotary_length=16, max_position_embeddings=16, xsa_layers=[1],
-        bigram_buckets=61, bigram_dim=8, value_embed_layers=[1], value_embed_dim=8,
-    ),
-    training=TrainingConfig(
-        iterations=2000, seconds=None, sequence_length=16, span_sequences=2, spans_per_step=2, micro_batch_sequences=2,
-        precision="fp32", compile=False, checkpoint_every=10,
-    ),
-    evaluation=EvaluationConfig(window=16, stride=16, compile=False, precision="fp32"),
-)
-"""
+TRAINING = "iterations=2000, checkpoint_every=10"
 
 
 @pytest.fixture
 def recipe(tmp_path):
     """A recipe file whose corpus is built; and the folder of that corpus."""
-    (tmp_path / "tiny.py").write_text(RECIPE.format(text=write_web(tmp_path / "web").path))
+    write_recipe(tmp_path / "tiny.py", write_web(tmp_path / "web"), TRAINING)
     job = jobs.parse_job(tmp_path / "tiny.py", ["--root", str(tmp_path)])
     return tmp_path / "tiny.py", jobs.open_job_corpus(job).folder
 
@@ -258,7 +233,7 @@ def test_a_full_disk_ends_a_run_with_status_1(recipe, tmp_path, capsys, full_dis
 
 def test_a_full_disk_ends_the_building_of_a_corpus_with_status_1(tmp_path, capsys, full_disk):
     file = tmp_path / "tiny.py"
-    file.write_text(RECIPE.format(text=write_web(tmp_path / "web", documents=900).path))
+    write_recipe(file, write_web(tmp_path / "web", documents=900), TRAINING)
     with full_disk(50_000):
         said = said_by(capsys, cli.main, ["corpus", str(file), "--root", str(tmp_path)])
     assert said.startswith("pgolf: CorpusError: asked to write") and "fineweb_train_000000.bin; found: File too" in said

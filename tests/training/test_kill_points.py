@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 from killing import CONFIG, ROOT, Killed, killed_in_call, moments, random_tokens, resumed_step, train
+from tiny_run import write_recipe, write_text
 from tqdm import tqdm
 
 from pgolf.corpus.build import CorpusConfig, TrainBpe, build_corpus, open_corpus
@@ -37,20 +37,13 @@ def quiet(monkeypatch):
     monkeypatch.setattr(telemetry, "tqdm", lambda **options: tqdm(**{**options, "disable": True}))
 
 
-def write_text(folder):
-    draw = random.Random(0)
-    words = ["".join(draw.choices("abcdefghijklmnop", k=draw.randint(2, 7))) for _ in range(60)]
-    folder.mkdir()
-    for name, documents in (("train-0", 30), ("train-1", 40), ("validation", 4)):
-        lines = (json.dumps({"text": f"{name} {i} {' '.join(draw.choices(words, k=20))}"}) for i in range(documents))
-        (folder / f"{name}.jsonl").write_text("\n".join(lines))
-    return LocalFolder(str(folder))
+DOCUMENTS = {"train-0": 30, "train-1": 40, "validation": 4}
 
 
 @pytest.fixture(scope="module")
 def stream(tmp_path_factory):
     home = tmp_path_factory.mktemp("text")
-    source = write_text(home / "web")
+    source = LocalFolder(str(write_text(home / "web", DOCUMENTS, words=20)))
     corpus = build_corpus(CorpusConfig(source, TrainBpe(270), streaming=STREAMING), home / "corpus")
     stream = TextStream(source, corpus.folder, STREAMING)
     next(stream.spans(0, 1, None))  # imports and opens here what every worker would for itself
@@ -91,38 +84,13 @@ def test_a_run_killed_anywhere_ends_with_the_same_bits(stream, tmp_path, kind, o
     assert len(set(starts)) > min(points, 12) // 4  # the kills fell before, between and behind the checkpoints
 
 
-RECIPE = """
-from evaluation.config import EvaluationConfig
-from pgolf.corpus.build import CorpusConfig, TrainBpe
-from pgolf.corpus.local import LocalFolder
-from pgolf.corpus.stream import StreamConfig
-from pgolf.recipe import ModelConfig, Recipe
-from training.config import TrainingConfig
-
-recipe = Recipe(
-    name="tiny",
-    corpus=CorpusConfig(
-        LocalFolder({text!r}), TrainBpe(270), streaming=StreamConfig(lanes=4, shuffle_documents=3, workers=2)
-    ),
-    model=ModelConfig(
-        vocab_size=270, hidden_size=32, intermediate_size=64, num_blocks=2, num_attention_heads=4,
-        num_key_value_heads=2, rotary_dims=4, rotary_length=16, max_position_embeddings=16, xsa_layers=[1],
-        bigram_buckets=61, bigram_dim=8, value_embed_layers=[1], value_embed_dim=8,
-    ),
-    training=TrainingConfig(
-        iterations=120, seconds=None, sequence_length=16, span_sequences=2, spans_per_step=2, micro_batch_sequences=2,
-        warmdown_steps=100, precision="fp32", compile=False, checkpoint_every=10,
-    ),
-    evaluation=EvaluationConfig(window=16, stride=16, compile=False, precision="fp32"),
-)
-"""
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run that streams, trained in this process; its folder, and the batches that the model was given."""
     home = tmp_path_factory.mktemp("runs")
-    (home / "tiny.py").write_text(RECIPE.format(text=write_text(home / "web").path))
+    text = write_text(home / "web", DOCUMENTS, words=20)
+    streaming = "StreamConfig(lanes=4, shuffle_documents=3, workers=2)"
+    write_recipe(home / "tiny.py", text, "iterations=120, warmdown_steps=100, checkpoint_every=10", streaming)
     seen, genuine = [], NextTokenLoss.forward
 
     def forward(self, inputs, targets):
