@@ -225,3 +225,10 @@ def test_every_shard_has_one_name():
     with pytest.raises(ValueError, match="longer"):
         TrainTokens(shards(5, 5), ["a"])
     assert TrainTokens([*shards(5), np.zeros(0, np.uint16), *shards(5)], ["a", "b", "c"]).names == ["a", "c"]
+
+
+@pytest.mark.parametrize("order", ["coprime", "shuffled"])
+def test_shards_without_a_whole_window_are_refused(order):
+    short = TrainTokens([np.arange(3, dtype=np.uint16)])
+    with pytest.raises(TrainingError, match=r"whole window of .* tokens; use"):
+        open_batches(short, ordered(order), 0, 1)

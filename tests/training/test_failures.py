@@ -3,6 +3,7 @@
 A full disk is a real refusal of the operating system: a limit on the size of files.
 """
 
+import json
 import multiprocessing
 import os
 import signal
@@ -27,6 +28,7 @@ from pgolf.corpus.build import CorpusConfig, TrainBpe, build_corpus
 from pgolf.corpus.local import LocalFolder
 from pgolf.corpus.shards import WatchedShard, open_shard, write_shard
 from pgolf.corpus.stream import StreamConfig, TextStream
+from pgolf.workdir import open_run
 from training import telemetry
 from training.batches import TrainTokens
 from training.streamed import StreamedBatches
@@ -222,6 +224,28 @@ def test_a_shard_that_is_cut_under_a_run_ends_it_with_status_1(recipe, tmp_path)
     assert "pgolf: CorpusError: asked for" in said and "its file has 1024 bytes now" in said
     assert "Traceback" not in said
     assert any(states.glob("step-*")) and not (tmp_path / "runs" / "tiny" / "checkpoint").exists()
+
+
+def test_a_source_that_is_gone_behind_the_last_step_costs_nothing(tmp_path, monkeypatch):
+    """What identifies the stream is read before the first step, not when the model is ready."""
+    text = write_web(tmp_path / "web")
+    streaming = "StreamConfig(lanes=4, shuffle_documents=1, workers=0)"
+    file = write_recipe(tmp_path / "tiny.py", text, "iterations=12, checkpoint_every=10", streaming)
+    genuine, before = Trainer.finish, signal.getsignal(signal.SIGTERM)
+
+    def finish(self):
+        for part in text.glob("train-*"):
+            part.unlink()
+        genuine(self)
+
+    monkeypatch.setattr(Trainer, "finish", finish)
+    job = jobs.parse_job(file, ["--root", str(tmp_path)])
+    run.train(job, open_run(tmp_path, None, job.recipe))
+    signal.signal(signal.SIGTERM, before)
+    kept = tmp_path / "runs" / "tiny"
+    manifest = json.loads((kept / "checkpoint" / "manifest.json").read_text())
+    assert manifest["stream"]["steps"] == 12 and len(manifest["stream"]["fingerprint"]) == 16
+    assert not (kept / "states").exists()
 
 
 def test_a_full_disk_ends_a_run_with_status_1(recipe, tmp_path, capsys, full_disk):
