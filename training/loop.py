@@ -7,7 +7,6 @@ the average put in place. Source: SPEC-11L 2.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -165,7 +164,7 @@ def room_until(trainer: Trainer, limit: float | None, stop: Callable[[], bool] =
     It says whether another mean step ends before ``limit`` seconds of the clock; always, without a limit. Once a
     process is asked to stop, it raises TrainingError: the state is that of the last step before the phase.
     """
-    steps, before, since = 0, trainer.clock.counted, time.perf_counter()
+    steps, before = 0, trainer.clock.counted
 
     def another() -> bool:
         nonlocal steps
@@ -174,8 +173,8 @@ def room_until(trainer: Trainer, limit: float | None, stop: Callable[[], bool] =
         if limit is None:
             return True
         trainer.clock.synchronize()
-        spent = time.perf_counter() - since
-        fits = trainer.shared(before + spent + spent / max(steps, 1)) <= limit
+        now = trainer.clock.counted
+        fits = trainer.shared(now + (now - before) / max(steps, 1)) <= limit
         steps += fits
         return fits
 

@@ -122,10 +122,8 @@ def fine_tune_fact(recipe: Recipe, manifests: dict[str, Any]) -> Fact:
     training = manifests.get("training", {})
     told, spent = training.get("fine_tune"), training.get("seconds", {}).get("fine_tune")
     if config is None:
-        said = "the recipe has no fine-tuning"
-        return Fact(
-            "D1", name, told is None and spent is None, f"none: {said}" if told is None else f"{told!s:.60}; {said}"
-        )
+        said = {"seconds": spent, "text": told} if told or spent else "none"
+        return Fact("D1", name, told is None and spent is None, f"{said!s:.80}: the recipe has no fine-tuning")
     if told is None:
         return Fact("D1", name, None, "not named by the training stage")
     stored = training.get("corpus", {}).get("train", {}).get("tokens")

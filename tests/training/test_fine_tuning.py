@@ -2,7 +2,6 @@
 
 import copy
 import math
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -94,18 +93,17 @@ def test_it_stops_when_no_step_fits_any_more(model):
 
 
 def standing():
-    """A run whose clock stands at 500 seconds, in an open phase."""
+    """A run whose clock stands at 500 seconds, in an open phase that counts."""
     clock = SimpleNamespace(counted=500.0, synchronize=lambda: None)
     return SimpleNamespace(clock=clock, shared=float, any_process=lambda answer: answer, steps=7)
 
 
-def test_room_is_that_of_another_mean_step(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    another = room_until(standing(), 530.0)
+def test_room_is_that_of_another_mean_step():
+    run = standing()
+    another = room_until(run, 530.0)
     taken = 0
     while another():
-        now[0] += 7.0
+        run.clock.counted += 7.0
         taken += 1
     assert taken == 4  # 28 of 30 seconds: a fifth step would end at 535
     assert not another(), "what was refused is no step: the mean stays"
