@@ -123,7 +123,7 @@ def token_figure(nats: Tensor, target_bytes: Tensor) -> Figure:
         share.bar(place - 0.2, count[sizes] / count.sum(), color=PALETTE["rest"], width=0.38, label="of the tokens")
         share.bar(place + 0.2, total[sizes] / total.sum(), color=PALETTE["first"], width=0.38, label="of the nats")
         share.set_ylabel("share")
-        share.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        share.yaxis.set_major_formatter(PercentFormatter(1))
         share.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
         for axes in (mean, share):
             axes.set_xticks(place, names)
