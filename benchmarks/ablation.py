@@ -1,7 +1,7 @@
 """One trunk of training, and what each technique at its end is worth: QAT, averages, replay switched one at a time.
 
     python benchmarks/ablation.py train RECIPE --out FOLDER [--root DIR] [overrides]
-    python benchmarks/ablation.py score RECIPE --out FOLDER [--sliding NAME...] [--root DIR] [overrides]
+    python benchmarks/ablation.py score RECIPE --out FOLDER [--sliding NAME]... [--root DIR] [overrides]
 
 The trunk ends where late QAT would begin; from there the run goes on twice, with it and without it, over the same
 batches. ``train`` keeps the weights of every variant, ``score`` exports and scores them plainly, in float and in
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
@@ -24,6 +24,7 @@ import tyro
 from accelerate.utils import set_seed
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from tyro.conf import UseAppendAction
 
 from evaluation.scorer import score
 from modeling_pgolf.attention import fastest_attention
@@ -53,7 +54,7 @@ class Arguments:
     """out: the folder of the variants. sliding: variants that are scored by sliding windows too, once exported."""
 
     out: Path
-    sliding: tuple[str, ...] = ()
+    sliding: Annotated[tuple[str, ...], UseAppendAction] = ()
 
 
 class Fork:

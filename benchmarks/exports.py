@@ -1,6 +1,6 @@
 """What each choice of the exporter is worth: one checkpoint, exported in several ways and scored plainly.
 
-    python benchmarks/exports.py RECIPE --run NAME --out FILE [--only NAME...] [--root DIR] [overrides]
+    python benchmarks/exports.py RECIPE --run NAME --out FILE [--only NAME]... [--root DIR] [overrides]
 
 The run must have been trained. Every way gets the same bytes; a way without rate control takes what it takes.
 """
@@ -11,12 +11,14 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import tyro
+from tyro.conf import UseAppendAction
 
+from modeling_pgolf.errors import RecipeError
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from pgolf.calibration_text import calibration_text
 from pgolf.convert import load_exactly
@@ -48,7 +50,7 @@ class Arguments:
     """out: the JSON file to write. only: ways to export; all without it."""
 
     out: Path
-    only: tuple[str, ...] = ()
+    only: Annotated[tuple[str, ...], UseAppendAction] = ()
 
 
 def measured(whole: Job, job: Job) -> dict[str, Any]:
@@ -69,6 +71,8 @@ def measured(whole: Job, job: Job) -> dict[str, Any]:
 def main() -> None:
     """Export in every way and write the table as figures come in."""
     arguments, rest = tyro.cli(Arguments, args=sys.argv[2:], return_unknown_args=True, add_help=False)
+    if unknown := set(arguments.only) - set(VARIANTS):
+        raise RecipeError(f"asked for {sorted(unknown)}; the ways to export are {list(VARIANTS)}")
     recipe, table = Path(sys.argv[1]), {}
     whole = parse_job(recipe, rest)
     for name, words in VARIANTS.items():

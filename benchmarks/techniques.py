@@ -1,6 +1,6 @@
 """What each technique of a recipe is worth: the recipe, and the recipe without it, for equal steps on equal data.
 
-    python benchmarks/techniques.py RECIPE --out FILE [--only NAME...] [--root DIR] [overrides]
+    python benchmarks/techniques.py RECIPE --out FILE [--only NAME]... [--root DIR] [overrides]
 
 Every variant is a run of its own from its seed, scored plainly as float weights at the end: the last ones, and what
 the run would publish. The overrides come first, then those of a variant. The recipe itself runs with a second seed
@@ -14,14 +14,16 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 import tyro
 from accelerate.utils import set_seed
+from tyro.conf import UseAppendAction
 
+from modeling_pgolf.errors import RecipeError
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from pgolf.job import Job, open_job_corpus, parse_job, validation_tokens
 from pgolf.processes import join_processes
@@ -52,11 +54,16 @@ class Arguments:
     """out: the JSON file to write. only: variants to run; all without it."""
 
     out: Path
-    only: tuple[str, ...] = ()
+    only: Annotated[tuple[str, ...], UseAppendAction] = ()
 
 
 def variant_jobs(recipe: Path, overrides: list[str], only: tuple[str, ...]) -> dict[str, Job]:
-    """Return the jobs to run, by name, without those that come to the recipe itself."""
+    """Return the jobs to run, by name, without those that come to the recipe itself.
+
+    Raises RecipeError for a name in ``only`` that no variant has.
+    """
+    if unknown := set(only) - set(VARIANTS):
+        raise RecipeError(f"asked for {sorted(unknown)}; the variants are {list(VARIANTS)}")
     whole = parse_job(recipe, overrides)
     jobs = {"the recipe": whole}
     for name, words in VARIANTS.items():
