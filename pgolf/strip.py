@@ -1,8 +1,8 @@
 """Strip: source that computes the same with nothing in it for a reader.
 
-Comments, docstrings, texts of errors, annotations of functions and blocks for type checkers go. Annotations of
-classes stay where something reads them: pydantic those of a recipe's parts, transformers those of a module without
-postponed evaluation. Nesting costs one blank.
+Comments, docstrings, texts of errors, annotations of functions, blocks for type checkers go, and assertions, as with
+``python -O``. Annotations of classes stay where something reads them: pydantic those of a recipe's parts, transformers
+those of a module without postponed evaluation. Nesting costs one blank.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ def stripped(tree: ast.Module, read: Collection[str]) -> list[ast.stmt]:
     """
     postponed = any(_postpones(s) for s in tree.body)
     module: ast.Module = Strip(read, postponed).visit(tree)
+    for node in ast.walk(module):
+        for block in ("body", "orelse", "finalbody"):
+            match getattr(node, block, None):
+                case [_, *_] as statements:
+                    setattr(node, block, _doing(statements) or ([] if block == "orelse" else [ast.Pass()]))
     return module.body
 
 
@@ -47,15 +52,18 @@ class Strip(ast.NodeTransformer):
         told = [
             s for s in ast.walk(node) if isinstance(s, ast.AnnAssign) and not isinstance(s.annotation, ast.Constant)
         ]
-        node.body = [s for s in _doing(node.body) if told or not _postpones(s)]
+        node.body = [s for s in node.body if told or not _postpones(s)]
         return node
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        """Leave out what the code knows already."""
+        return ast.Pass()
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         """Strip a class; its fields are told by their annotations."""
         outside, self.owner = self.owner, node.name
         self.generic_visit(node)
         self.owner = outside
-        node.body = _doing(node.body) or [ast.Pass()]
         return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
@@ -65,7 +73,6 @@ class Strip(ast.NodeTransformer):
         self.owner = outside
         node.returns = None
         Unread(node).generic_visit(node)
-        node.body = _doing(node.body) or [ast.Pass()]
         return node
 
     def visit_arg(self, node: ast.arg) -> ast.AST:

@@ -85,10 +85,6 @@ class Batches(Protocol):
         """Go on from the place of ``state``; raises TrainingError where this order cannot."""
         ...
 
-    def close(self) -> None:
-        """End what reads ahead, if anything does."""
-        ...
-
 
 class SequentialBatches:
     """The share of one process in each step, in stream order; its state is one position."""
@@ -117,9 +113,6 @@ class SequentialBatches:
         """Restore the stream position, whatever the number of processes."""
         refuse_order(state, "sequential")
         self.position = state["position"]
-
-    def close(self) -> None:
-        """Do nothing: nothing reads ahead."""
 
 
 def calls_per_step(config: TrainingConfig, processes: int) -> int:

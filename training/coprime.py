@@ -167,6 +167,3 @@ class CoprimeBatches:
         self._begin()
         while self.calls < state["calls"]:
             self.draw_call()
-
-    def close(self) -> None:
-        """Do nothing: nothing reads ahead."""

@@ -12,13 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modeling_pgolf.errors import TrainingError
-
 from .batches import Batches, SequentialBatches, TrainTokens
 from .config import TrainingConfig
 from .coprime import CoprimeBatches
 from .shuffled import ShuffledBatches
-from .streamed import StreamedBatches, TokenStream
+from .streamed import TokenStream
 
 ORDERS: dict[str, Callable[[TrainTokens, TrainingConfig, int, int], Batches]] = {
     "sequential": SequentialBatches,
@@ -36,12 +34,7 @@ def open_batches(
     """Open the batches of one process; raises TrainingError where tokens, configuration and processes do not fit."""
     if isinstance(tokens, TrainTokens):
         return ORDERS[config.order](tokens, config, rank, processes)
-    if config.order != "sequential":
-        raise TrainingError(
-            f"asked for the {config.order} order of streamed text, which has an order of its own; leave training.order "
-            "at 'sequential', or build the corpus into shards"
-        )
-    return StreamedBatches(tokens, config, rank, processes)
+    return tokens.batches(config, rank, processes)
 
 
 def step_batches(

@@ -81,6 +81,3 @@ class ShuffledBatches:
         self._begin()
         while self.steps < state["steps"]:
             self.draw_step()
-
-    def close(self) -> None:
-        """Do nothing: nothing reads ahead."""

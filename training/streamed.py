@@ -56,6 +56,10 @@ class TokenStream(Protocol):
         """
         ...
 
+    def batches(self, config: TrainingConfig, rank: int, processes: int) -> StreamedBatches:
+        """Return ``StreamedBatches`` of this stream: who trains on shards alone does without them."""
+        ...
+
 
 Item: TypeAlias = tuple[int, NDArray[np.uint16], Place]
 
@@ -93,6 +97,15 @@ def refuse_lanes(lanes: int, config: TrainingConfig) -> None:
         )
 
 
+def refuse_stored_order(config: TrainingConfig) -> None:
+    """Raise TrainingError where an order of stored tokens is asked for."""
+    if config.order != "sequential":
+        raise TrainingError(
+            f"asked for the {config.order} order of streamed text, which has an order of its own; leave training.order "
+            "at 'sequential', or build the corpus into shards"
+        )
+
+
 def unchanged(item: Any) -> Any:
     """Return what a DataLoader would otherwise make tensors of."""
     return item
@@ -103,6 +116,7 @@ class StreamedBatches:
 
     def __init__(self, stream: TokenStream, config: TrainingConfig, rank: int = 0, processes: int = 1) -> None:
         self.calls = calls_per_step(config, processes)
+        refuse_stored_order(config)
         refuse_lanes(stream.lanes, config)
         self.stream, self.config = stream, config
         self.rank, self.processes = rank, processes
@@ -119,9 +133,14 @@ class StreamedBatches:
         self.spans += self.config.spans_per_step
         return inputs_and_targets(spans, self.config.sequence_length)
 
-    def _take(self) -> NDArray[np.uint16]:
+    def start(self) -> None:
+        """Start the workers, which read ahead from then on."""
         if self._items is None:
             self._items = iter(self._loader())
+
+    def _take(self) -> NDArray[np.uint16]:
+        self.start()
+        assert self._items is not None
         try:
             item = next(self._items)
         except RuntimeError as error:

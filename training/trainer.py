@@ -28,10 +28,11 @@ from .orders import open_batches
 from .parameters import build_optimizers
 from .precision import round_like_published
 from .qat import LateQat
+from .read_ahead import ReadAhead
 from .recurrence import LateLoop
 from .replay import ReplayBuffer
 from .schedules import learning_rate_scale, muon_momentum, progress
-from .streamed import TokenStream
+from .streamed import StreamedBatches, TokenStream
 from .swa import TightSwa
 from .telemetry import StepFacts, Telemetry
 
@@ -69,7 +70,12 @@ class Trainer:
         graph = torch.compile(loss, dynamic=False) if config.compile else loss
         self.forward = accelerator.prepare_model(graph)
         self.optimizers = [accelerator.prepare_optimizer(o) for o in build_optimizers(self.model, config)]
-        self.batches = open_batches(tokens, config, accelerator.process_index, accelerator.num_processes)
+        share = (config, accelerator.process_index, accelerator.num_processes)
+        self.batches: ReadAhead | StreamedBatches
+        if isinstance(tokens, TrainTokens):
+            self.batches = ReadAhead(open_batches(tokens, *share), accelerator.device.type == "cuda")
+        else:  # reads ahead in processes of its own
+            self.batches = tokens.batches(*share)
         self.clock = Clock(self._synchronize)
         self.clip = CLIPS[config.clip]
         self.peak = peak_flops(accelerator.device, accelerator.num_processes)
@@ -150,6 +156,7 @@ class Trainer:
         self.steps += 1
         if self.swa:
             self.swa.update(self.steps, scale)
+        self.batches.start()  # now, because the step's work is queued and reporting waits for it
         self._report(loss, scale, momentum, norm)
 
     def _next_batch(self) -> tuple[Tensor, Tensor]:

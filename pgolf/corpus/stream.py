@@ -28,6 +28,8 @@ from pgolf.corpus.documents import TextSource, document_key, unbroken
 from pgolf.corpus.shards import as_ids
 from pgolf.corpus.splits import read_keys
 from pgolf.corpus.tokenizer import Encoder
+from training.config import TrainingConfig
+from training.streamed import StreamedBatches
 
 # Names inside a corpus folder.
 TOKENIZER_FOLDER = "tokenizer"
@@ -97,6 +99,10 @@ class TextStream:
             while count > tokens:  # more: the token behind the span tells the place
                 yield cut(held, tokens), held[0][0]
                 count -= tokens
+
+    def batches(self, config: TrainingConfig, rank: int, processes: int) -> StreamedBatches:
+        """Return the share of one process in the steps of a run."""
+        return StreamedBatches(self, config, rank, processes)
 
     def _pieces(self, lane: int, place: Place | None) -> Iterator[tuple[Place, Ids]]:
         """Yield the tokens behind ``place`` in pieces (N,), N > 0, each with the place before it."""

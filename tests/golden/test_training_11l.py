@@ -125,7 +125,7 @@ def test_replay(golden_11l):
 def test_export_and_scores(golden_11l, system):
     run = Run(golden_11l, system)
     trainer = run.trainer()
-    fit(run.model, trainer.batches.tokens, run.config, Accelerator(cpu=True))
+    fit(run.model, trainer.batches.batches.tokens, run.config, Accelerator(cpu=True))
     state = {name: p.detach() for name, p in run.model.named_parameters()}
     weights = quantize_state(state, QuantizationConfig(small_tensor_elements=run.facts["small_tensor_threshold"]))
     floats = dequantized(weights)

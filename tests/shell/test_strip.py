@@ -55,6 +55,36 @@ def test_what_nobody_reads_is_left_out_and_nothing_else():
         names["told"](-1)
 
 
+KNOWN = """
+def checked(values):
+    assert values is not None, "said by the types"
+    for value in values:
+        if value < 0:
+            words = "negative"
+            raise ValueError(words)
+        elif value > 9:
+            assert value < 99
+        else:
+            "nothing"
+    try:
+        assert values
+    finally:
+        pass
+    return sum(values)
+"""
+
+
+def test_what_is_known_anyway_is_left_out_at_every_depth():
+    text = as_source(stripped(ast.parse(KNOWN), read=()))
+    assert "assert" not in text and "words" not in text
+    assert text.count("pass") == 3, "one for each block that would be empty"
+    names = {}
+    exec(text, names)
+    assert names["checked"]([3, 12, 100]) == 115
+    with pytest.raises(ValueError):
+        names["checked"]([-1])
+
+
 @pytest.mark.parametrize(
     ("source", "left"),
     [
