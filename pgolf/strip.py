@@ -26,10 +26,9 @@ def stripped(tree: ast.Module, read: Collection[str]) -> list[ast.stmt]:
     postponed = any(_postpones(s) for s in tree.body)
     module: ast.Module = Strip(read, postponed).visit(tree)
     for node in ast.walk(module):
-        for block in ("body", "orelse", "finalbody"):
-            match getattr(node, block, None):
-                case [_, *_] as statements:
-                    setattr(node, block, _doing(statements) or ([] if block == "orelse" else [ast.Pass()]))
+        for name, block in ast.iter_fields(node):
+            if name in ("body", "orelse", "finalbody") and isinstance(block, list):  # not those of an expression
+                block[:] = _doing(block) or ([ast.Pass()] if block and name != "orelse" else [])
     return module.body
 
 
