@@ -14,6 +14,10 @@ from modeling_pgolf.errors import TrainingError
 
 from .trainer import Trainer
 
+# What a state holds.
+PARTS = {"steps", "lap", "last_loss", "model", "optimizers", "ema", "swa", "qat", "loop", "replay", "batches"}
+PARTS |= {"clock", "random"}
+
 
 def run_state(trainer: Trainer) -> dict[str, Any]:
     """Return the state of a run; tensors are live, not copies. All processes must ask together."""
@@ -39,6 +43,7 @@ def run_state(trainer: Trainer) -> dict[str, Any]:
 def restore_run(trainer: Trainer, state: dict[str, Any]) -> None:
     """Restore what ``run_state`` returned; raises TrainingError where it is the state of another run."""
     refuse_foreign(trainer, state)
+    trainer.batches.load_state_dict(state["batches"])  # before anything changes: it may refuse, too
     trainer.steps, trainer.replayed, trainer.last_loss = state["steps"], 0, state["last_loss"]
     trainer.lap = (state["lap"][0], state["lap"][1])
     for name, parameter in trainer.model.named_parameters():
@@ -52,7 +57,6 @@ def restore_run(trainer: Trainer, state: dict[str, Any]) -> None:
     trainer.switch(bool(state["loop"]), bool(state["qat"]))
     if trainer.replay:
         trainer.replay.load_state_dict(state["replay"], trainer.accelerator)
-    trainer.batches.load_state_dict(state["batches"])
     trainer.clock.load_state_dict(state["clock"])
     trainer.reported = (trainer.steps, trainer.clock.counted)
     cuda = trainer.accelerator.device.type == "cuda"
@@ -61,6 +65,12 @@ def restore_run(trainer: Trainer, state: dict[str, Any]) -> None:
 
 def refuse_foreign(trainer: Trainer, state: dict[str, Any]) -> None:
     """Raise TrainingError where ``state`` has other parameters or other parts than this run."""
+    if state.keys() != PARTS:
+        raise TrainingError(
+            f"the stored state was written by another version of pgolf: it lacks {sorted(PARTS - state.keys())} and "
+            f"has {sorted(state.keys() - PARTS)} beside what this version keeps; finish the run with that version, or "
+            "remove the state to start afresh"
+        )
     found = {name: tuple(tensor.shape) for name, tensor in state["model"].items()}
     wanted = {name: tuple(parameter.shape) for name, parameter in trainer.model.named_parameters()}
     own = {
