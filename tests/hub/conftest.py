@@ -7,9 +7,10 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+from endpoints import TOKEN
 from finished import finish
 from huggingface_hub import HfApi
-from loopback import TOKEN, LoopbackHub
+from loopback import LoopbackHub
 
 from evaluation.adaptation.score_first import ScoreFirstConfig
 from pgolf.stranger import answer

@@ -31,7 +31,7 @@ def test_a_record_goes_round_and_a_stranger_plays_with_it(finished_run, hub, tmp
 
 def start(folder, hub, *arguments):
     """Run this file in a process that knows the Hub by its documented settings; returns what it printed."""
-    from loopback import TOKEN
+    from endpoints import TOKEN
 
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(folder / "home")}

@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from endpoints import TOKEN
 from huggingface_hub import HfApi
-from loopback import TOKEN
 
 from modeling_pgolf.errors import FormatError, HubError, RecipeError
 from pgolf.corpus.splits import file_sha256
