@@ -13,6 +13,7 @@ from huggingface_hub import HfApi
 from loopback import LoopbackHub
 
 from evaluation.adaptation.score_first import ScoreFirstConfig
+from pgolf.hub_verbs import Asked
 from pgolf.stranger import answer
 
 
@@ -71,3 +72,13 @@ def stranger_at_home(monkeypatch):
 def own_record(finished_run, tmp_path):
     """A copy of the record that a test may damage."""
     return shutil.copytree(finished_run.record, tmp_path / "record")
+
+
+@pytest.fixture
+def asked(finished_run):
+    """What verifying is asked: to draw two blocks of a scoring, where a test says nothing else."""
+
+    def ask(**settings):
+        return Asked(root=finished_run.path.parents[1], **{"blocks": 2, **settings})
+
+    return ask
