@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTS = ["test_model.py", "test_generation.py", "test_compiled.py", "test_format.py"]
+TESTS = ["test_model.py", "test_generation.py", "test_compiled.py", "test_format.py", "test_format_damage.py"]
 
 
 def test_the_model_and_its_guests_pass_with_the_other_transformers(other_transformers):
