@@ -1,91 +1,24 @@
 """The auditor on records of the challenge: synthetic folders, one that passes and one for each fact that fails."""
 
-import base64
-import json
-import lzma
-import math
-import zlib
 from dataclasses import replace
 from decimal import Decimal
 
 import pytest
+from challenge_folder import BITS, MEAN, SCRIPT, log_text, verdicts, write_folder
 
 from modeling_pgolf.errors import FormatError
 from pgolf.audit.challenge import read_challenge
 from pgolf.audit.challenge_log import LoggedScore, read_log, read_logs
 from pgolf.audit.claims import claimed_scoring
 from pgolf.audit.folders import audit_folder
-from pgolf.audit.policy import judge, load_policy
-from pgolf.audit.shipped_code import read_code
+from pgolf.audit.policy import load_policy
 
 JUDGED = "8 × NVIDIA H100 80GB HBM3"
-TOKENS_PER_BYTE = 0.410521
-SCRIPT = "import os\n\nprint(os.environ.get('VOCAB_SIZE', 1024))\n"
-SMI = "|   {index}  NVIDIA H100 80GB HBM3          On  |   00000000:19:00.0 Off |                    0 |\n"
-
-
-def log_text(seed, bits, **changes):
-    """A log of the challenge; ``changes`` replace its figures, None leaves the line out."""
-    said = {
-        "train_ms": 599_900,
-        "eval_ms": 73_133,
-        "model": 15_000_000,
-        "code": len(SCRIPT),
-        "total": 15_000_000 + len(SCRIPT),
-        "targets": 62_021_632,
-        "ratio": TOKENS_PER_BYTE,
-        "gpus": 8,
-        "shards": 80,
-    } | changes
-    loss = bits * math.log(2) / said["ratio"]
-    lines = [
-        "val_bpb:enabled tokenizer_kind=sentencepiece tokenizer_path=./data/tokenizers/fineweb_1024_bpe.model",
-        f"train_loader:dataset:fineweb10B_sp1024 train_shards:{said['shards']}",
-        f"val_loader:shards pattern=./data/fineweb_val_*.bin tokens:{said['targets']}" if said["targets"] else "",
-        "train_batch_tokens:524288 train_seq_len:2048 iterations:20000",
-        f"seed:{seed}" if seed is not None else "",
-        "step:4000/20000 val_loss:2.0601 val_bpb:1.2201 train_time:338000ms step_avg:84.5ms",
-        f"stopping_early: wallclock_cap train_time:{said['train_ms']}ms step:7096/20000" if said["train_ms"] else "",
-        *said.get("before", []),
-        "Serialized model: 106178569 bytes",
-        f"Code size: {said['code']} bytes" if said["code"] else "",
-        f"Serialized model int6+zstd: {said['model']} bytes" if said["model"] else "",
-        f"Total submission size int6+zstd: {said['total']} bytes" if said["total"] else "",
-        f"final_int6_roundtrip_exact val_loss:{loss + 0.04:.8f} val_bpb:{bits + 0.0237:.8f}",
-        f"final_int6_sliding_window val_loss:{loss:.4f} val_bpb:{bits:.4f} stride:64 eval_time:{said['eval_ms']}ms"
-        if said["eval_ms"]
-        else "",
-        f"final_int6_sliding_window_exact val_loss:{loss:.8f} val_bpb:{bits:.8f}",
-        *said.get("after", []),
-    ]
-    smi = "".join(SMI.format(index=index) for index in range(said["gpus"]))
-    return "    log0('val_loss:1.0 val_bpb:1.0')\n" + smi + "\n".join(line for line in lines if line) + "\n"
-
-
-BITS = {1337: 1.12, 42: 1.121, 2024: 1.1225}
-MEAN = sum(BITS.values()) / 3
-
-
-def write_folder(folder, script=SCRIPT, entry=None, card=None, **changes):
-    folder.mkdir()
-    (folder / "train_gpt.py").write_text(script)
-    for seed, bits in BITS.items():
-        (folder / f"train_seed{seed}.log").write_text(log_text(seed, bits, **changes))
-    total = 15_000_000 + len(SCRIPT)
-    claims = {"val_bpb": round(MEAN, 5), "val_loss": round(MEAN * math.log(2) / TOKENS_PER_BYTE, 5)}
-    (folder / "submission.json").write_text(json.dumps(claims | {"bytes_total": total} | (entry or {})))
-    (folder / "README.md").write_text(card or f"Mean of three seeds: {MEAN:.4f} BPB in {total:,} bytes.\n")
-    return folder
 
 
 @pytest.fixture
 def folder(tmp_path):
     return write_folder(tmp_path / "record")
-
-
-def verdicts(folder, policy="strict"):
-    facts, hardware = audit_folder(folder)
-    return {(v.fact.rule, v.fact.name): v.verdict for v in judge(facts, load_policy(policy), hardware)}
 
 
 def found(folder, name):
@@ -257,70 +190,6 @@ def test_settings_that_score_a_part(tmp_path, setting, printed, verdict):
     after = [] if printed is None else [f"  {setting.lower()}: {printed}"]
     folder = write_folder(tmp_path / "record", script=script, after=after)
     assert verdicts(folder)["C6", "settings that score a part"] == verdict
-
-
-HELPERS = {
-    "import": "from kernels import fast\n",
-    "package": "import fused.ops\n",
-    "name": "import torch\nkernel = load(__file__ + '/../fused/kernel.cu')\n",
-    "exec": "exec(open(__file__.replace('train_gpt.py', 'kernels.py')).read())\n",
-}
-
-
-@pytest.mark.parametrize("way", HELPERS)
-def test_p22_helpers_beside_the_script_are_counted(tmp_path, way):
-    folder = write_folder(tmp_path / "record", script=HELPERS[way])
-    (folder / "fused").mkdir()
-    for name in ("kernels.py", "fused/ops.py", "fused/kernel.cu", "prepare_data.py"):
-        (folder / name).write_text("# " + "x" * 1_000_000)
-    used = {"import": "kernels.py", "package": "fused/ops.py", "name": "fused/kernel.cu", "exec": "kernels.py"}[way]
-    assert list(read_code(folder).files) == ["train_gpt.py", used] and not read_code(folder).unread
-    assert verdicts(folder)["B1", "bytes as shipped"] == "FAIL"
-
-
-def test_helpers_of_helpers(tmp_path):
-    folder = write_folder(tmp_path / "record", script="import one\n")
-    (folder / "one.py").write_text("import two, train_gpt\n")
-    (folder / "two.py").write_text("import one\n")
-    assert sorted(read_code(folder).files) == ["one.py", "train_gpt.py", "two.py"]
-
-
-def packed(source, how):
-    """A script that carries another one, as the challenge's wrappers do."""
-    filters = [{"id": lzma.FILTER_LZMA2}]
-    text = {
-        "lzma": base64.b85encode(lzma.compress(source)),
-        "raw": base64.b85encode(lzma.compress(source, lzma.FORMAT_RAW, filters=filters)),
-        "zlib": base64.b64encode(zlib.compress(source)),
-        "unknown": base64.b85encode(bytes(byte ^ 85 for byte in zlib.compress(source))),
-    }[how]
-    return f'import lzma as L,base64 as B\nexec(L.decompress(B.b85decode("{text.decode()}")))\n'
-
-
-@pytest.mark.parametrize("how", ["lzma", "raw", "zlib"])
-def test_packed_scripts_are_followed(tmp_path, how):
-    noise = "".join(f"value_{i} = {i * i * 7919 % 104729}\n" for i in range(400))
-    folder = write_folder(tmp_path / "record", script=packed(f"{noise}import kernels\n".encode(), how))
-    (folder / "kernels.py").write_text("# fast\n")
-    code = read_code(folder)
-    assert list(code.files) == ["train_gpt.py", "kernels.py"] and not code.unread
-
-
-def test_source_that_cannot_be_read_is_unknown(tmp_path):
-    noise = "".join(f"value_{i} = {i * i * 7919 % 104729}\n" for i in range(400)).encode()
-    folder = write_folder(tmp_path / "record", script=packed(noise, "unknown"))
-    assert read_code(folder).unread == ("train_gpt.py",)
-    shown = verdicts(folder)
-    assert shown["B1", "bytes as shipped"] == shown["C6", "settings that score a part"] == "UNKNOWN"
-    large = write_folder(tmp_path / "large", script=packed(noise, "unknown"), model=16_000_000)
-    assert verdicts(large)["B1", "bytes as shipped"] == "FAIL", "what could not be read would only add to it"
-
-
-def test_statements_of_a_later_python_are_followed_and_unknown(tmp_path):
-    folder = write_folder(tmp_path / "record", script="x = f'{', '.join(y)}' +\nif x:from kernels import fast\n")
-    (folder / "kernels.py").write_text("# fast\n")
-    code = read_code(folder)
-    assert list(code.files) == ["train_gpt.py", "kernels.py"] and code.unread == ("train_gpt.py",)
 
 
 def test_claims_are_right_to_their_last_decimal():
