@@ -4,78 +4,26 @@ Seeds 3 and 4 and their twins, shrunk, go the whole road. Then somebody changes 
 manifests with all their hashes, or copies folders about: a stage refuses, or the audit of the record fails D1.
 """
 
-import hashlib
 import json
 import re
 import shutil
-import signal
 
-import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
 from modeling_pgolf.errors import FormatError
 from modeling_pgolf.quantization_pgolf import pack, read_frame_file, read_track, write_frame_file
 from pgolf import run as stages
-from pgolf.audit.facts import fine_tune_fact, track_fact
+from pgolf.audit.facts import track_fact
 from pgolf.cli import main
 from pgolf.corpus.splits import file_sha256
 from pgolf.integrity import check_record, integrity
-from pgolf.job import Job
-from pgolf.place import Place
 from pgolf.publication import judge_record, reasons_against_ranking
-from pgolf.recipe import load_recipe, with_overrides
-from pgolf.siblings import ROOT
 from pgolf.stages import STAMP
 from pgolf.track import mark_checkpoint
-from pgolf.workdir import MANIFEST, RunFolder, file_hashes, open_run
+from pgolf.workdir import MANIFEST, RunFolder, file_hashes
 
-SHRUNK = """
---training.iterations 3 --training.no-compile --training.precision fp32 --training.sequence-length 16
---training.span-sequences 4 --training.spans-per-step 1 --training.micro-batch-sequences 4
---training.fine-tune.epochs 1 --training.fine-tune.tokens 800
---model.vocab-size 300 --model.hidden-size 32 --model.intermediate-size 64 --model.num-blocks 6
---model.num-attention-heads 4 --model.num-key-value-heads 2 --model.rotary-dims 4 --model.rotary-length 16
---model.max-position-embeddings 16 --model.xsa-layers 1
---quantization.small-tensor-elements 64 --quantization.no-fill-budget --quantization.gptq.precision fp32
---quantization.gptq.calibration.batches 2 --quantization.gptq.calibration.batch-sequences 4
---evaluation.window 16 --evaluation.stride 16 --evaluation.no-compile --evaluation.precision fp32
-"""
-TABLES = "--model.bigram-buckets 32 --model.bigram-dim 8 --model.value-embed-layers 1 --model.value-embed-dim 8"
 REASON = "the historical track adapts on validation text before it scores that text"
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """Finished runs of recipes by name, each made once; not to be changed."""
-    home, made, kept = tmp_path_factory.mktemp("stamp"), {}, signal.getsignal(signal.SIGTERM)
-    write_documents(home / "text")
-
-    def finish(name):
-        if name not in made:
-            recipe = shrunk(name, home / "text")
-            job, made[name] = Job(recipe, Place(home)), open_run(home, None, recipe)
-            for stage in (stages.train, stages.export, stages.score_artifact):
-                stage(job, made[name])
-            stages.record(job)
-        return made[name]
-
-    yield finish
-    signal.signal(signal.SIGTERM, kept)  # training takes it for itself
-
-
-def write_documents(folder):
-    folder.mkdir()
-    texts = [" ".join("badegilomunaperisotu"[(i * i + n) % 19 :][:2] for i in range(150)) for n in range(6)]
-    for split, part in (("train", texts[:4]), ("validation", texts[4:])):
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
-
-
-def shrunk(name, text):
-    recipe = load_recipe(ROOT / "recipes" / f"{name}.py")
-    recipe = with_overrides(recipe, (SHRUNK + (TABLES if recipe.model.bigram_buckets else "")).split())
-    parts = f"corpus.source:local-folder --corpus.source.path {text} corpus.tokenizer:train-bpe"
-    return with_overrides(recipe, [*parts.split(), "--corpus.tokenizer.vocab-size", "300"])
 
 
 @pytest.fixture
@@ -225,57 +173,6 @@ def forge_record(record):
     folders = {"checkpoint": "training", "artifact": "quantization", "scores": "evaluation"}
     inputs = {f"{f}/{MANIFEST}": file_sha256(record / "manifests" / f"{stage}.json") for f, stage in folders.items()}
     change(record / MANIFEST, track="ranked", stamp="", inputs=inputs, outputs=file_hashes(record))
-
-
-@pytest.mark.parametrize(("name", "split"), [("seed4_prequant", "validation"), ("seed4_prequant_ranked", "train")])
-def test_what_was_fine_tuned_on_is_what_the_record_says(finished, name, split):
-    """The manifest's hash is that of the split's own tokens, read from the shards on disk."""
-    run = finished(name)
-    training = json.loads((run.record / "manifests" / "training.json").read_text())
-    told = training["fine_tune"]
-    (shard,) = (run.path.parents[1] / "corpora").glob(f"*/fineweb_{split[:5] if split == 'train' else 'val'}_*.bin")
-    tokens = np.fromfile(shard, "<u2", offset=1024)[: 800 if split == "train" else None]
-    assert told == {
-        "split": split,
-        "tokens": len(tokens),
-        "sha256": hashlib.sha256(tokens.tobytes()).hexdigest(),
-    }
-    assert fine_tune_fact(load_recipe(run.record / "recipe.json"), {"training": training}).holds == (split == "train")
-
-
-@pytest.mark.parametrize("name", ["seed4_prequant", "seed4_prequant_ranked"])
-def test_the_log_counts_the_steps_of_fine_tuning(finished, name):
-    run = finished(name)
-    events = [json.loads(line) for line in run.log.read_text().splitlines()]
-    (tuned,) = [event for event in events if event["event"] == "fine_tune"]
-    told = json.loads((run.record / "manifests" / "training.json").read_text())["fine_tune"]
-    assert tuned["tokens"] == told["tokens"] and tuned["steps"] == tuned["planned"] > 0
-
-
-GOOD = {"split": "train", "tokens": 800, "sha256": "0" * 64}
-
-
-@pytest.mark.parametrize(
-    ("told", "holds"),
-    [
-        (GOOD, True),
-        (None, None),
-        (GOOD | {"split": "validation"}, False),
-        (GOOD | {"tokens": 799}, False),
-        (GOOD | {"tokens": 800.0}, False),
-        (GOOD | {"tokens": None}, False),
-        (GOOD | {"sha256": None}, False),
-        (GOOD | {"sha256": "0" * 63}, False),
-        ({}, False),
-    ],
-)
-def test_what_a_manifest_may_say_of_fine_tuning(finished, told, holds):
-    recipe = load_recipe(finished("seed4_prequant_ranked").record / "recipe.json")
-    training = {"corpus": {"train": {"tokens": 2000}}} | ({} if told is None else {"fine_tune": told})
-    assert fine_tune_fact(recipe, {"training": training}).holds is holds
-    without = with_overrides(recipe, ["training.fine-tune:none"])
-    assert fine_tune_fact(without, {"training": training}).holds is (told is None)
-    assert fine_tune_fact(without, {"training": {"seconds": {"fine_tune": 1.0}}}).holds is False
 
 
 def test_a_record_with_an_edited_recipe(old, capsys):
