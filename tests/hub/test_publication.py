@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from altered_record import change_json
 from huggingface_hub import ModelCard
 
 from modeling_pgolf.errors import FormatError, LegalityError
@@ -15,12 +16,6 @@ from pgolf.hub import Terms, pull, push
 from pgolf.publication import Judgement, judge_record, published_files, reasons_against_ranking
 from pgolf.stages import STAMP
 from pgolf.workdir import MANIFEST, write_text
-
-
-def change_json(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 def test_a_sound_record_wears_its_verdicts_and_what_was_not_checked(finished_run):

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 import torch
 from finished_run import FACTS, WINDOW, finish, tiny_recipe
+from forging import edit
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
@@ -42,12 +43,6 @@ def own(recorded, tmp_path):
     copy = RunFolder(tmp_path / "run")
     shutil.copytree(run.path, copy.path, ignore=shutil.ignore_patterns("record"))
     return recipe, copy
-
-
-def change_json(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 def headline(run):
@@ -115,7 +110,7 @@ def test_broken_chain_is_refused(own, folder, path, both):
             manifest = manifest[key]
         manifest[path[-1]] = "0" * 64
 
-    change_json(run.path / folder / MANIFEST, break_link)
+    edit(run.path / folder / MANIFEST, break_link)
     with pytest.raises(FormatError, match=both):
         write_record(recipe, run)
     assert not run.record.exists()
@@ -221,7 +216,7 @@ def test_submission(recorded, own):
     assert (entry["bytes_total"], entry["bytes_code"]) == (sizes["total_bytes"], sizes["code_bytes"])
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", entry["date"])
     recipe, copy = own
-    change_json(copy.scores / MANIFEST, lambda manifest: manifest.update(finished="2026-03-22T01:02:03Z"))
+    edit(copy.scores / MANIFEST, lambda manifest: manifest.update(finished="2026-03-22T01:02:03Z"))
     write_record(recipe, copy, author="A. Author", github_id="author")
     entry = json.loads((copy.record / "submission.json").read_text())
     assert (entry["date"], entry["author"], entry["github_id"]) == ("2026-03-22", "A. Author", "author")
@@ -266,7 +261,7 @@ def test_seconds_are_judged_on_the_challenge_hardware_alone(own):
 
     def verdicts(gpus, limit):
         for folder in (run.checkpoint, run.scores):
-            change_json(folder / MANIFEST, lambda manifest: manifest["hardware"].update(gpus=gpus))
+            edit(folder / MANIFEST, lambda manifest: manifest["hardware"].update(gpus=gpus))
         budget = replace(recipe.budget, training_seconds=limit)
         return [check.verdict for check in stage_table(replace(recipe, budget=budget), run).checks]
 
