@@ -141,7 +141,13 @@ def variants(trainer: Trainer) -> dict[str, Weights]:
 
 
 def score_variants(job: Job, out: Path, sliding: tuple[str, ...]) -> None:
-    """Score every variant that is there, in float and as exported; writes ``variants.json`` as figures come in."""
+    """Score every variant that is there, in float and as exported; writes ``variants.json`` as figures come in.
+
+    Raises RecipeError for a name in ``sliding`` that no variant has.
+    """
+    there = sorted(file.stem for file in out.glob("*.safetensors"))
+    if unknown := set(sliding) - set(there):
+        raise RecipeError(f"asked for {sorted(unknown)} by sliding windows; the variants in {out} are {there}")
     recipe, accelerator = job.recipe, join_processes()
     corpus = open_job_corpus(job)
     model, tokens, table = PGolfForCausalLM(recipe.model_config()), validation_tokens(corpus), {}
@@ -149,12 +155,12 @@ def score_variants(job: Job, out: Path, sliding: tuple[str, ...]) -> None:
     def plain(current: PGolfForCausalLM) -> float:
         return plain_score(current.to(accelerator.device), tokens, corpus, recipe, accelerator)["validation_bpb"]
 
-    for file in sorted(out.glob("*.safetensors")):
-        table[file.stem] = measured(job, model, load_file(file), plain)
-        if file.stem in sliding:
+    for name in there:
+        table[name] = measured(job, model, load_file(out / f"{name}.safetensors"), plain)
+        if name in sliding:
             ledger = score(model, tokens, passes(recipe.evaluation)["sliding"], accelerator, "sliding")
-            table[file.stem]["int6 sliding"] = counted_score(ledger, corpus).bits_per_byte
-        print(file.stem, json.dumps(table[file.stem]), flush=True)
+            table[name]["int6 sliding"] = counted_score(ledger, corpus).bits_per_byte
+        print(name, json.dumps(table[name]), flush=True)
         facts = {"recipe": recipe.name, "seed": recipe.training.seed, "variants": table}
         (out / "variants.json").write_text(json.dumps(facts, indent=1) + "\n")
 

@@ -2,7 +2,8 @@
 
     python benchmarks/exports.py RECIPE --run NAME --out FILE [--only NAME]... [--root DIR] [overrides]
 
-The run must have been trained. Every way gets the same bytes; a way without rate control takes what it takes.
+The run must have been trained, by a recipe with SDClip. Every way gets the same bytes; a way without rate control takes
+what it takes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import tyro
 from tyro.conf import UseAppendAction
 
-from modeling_pgolf.errors import RecipeError
+from benchmarks.techniques import variant_jobs
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from pgolf.calibration_text import calibration_text
 from pgolf.convert import load_exactly
@@ -71,14 +72,9 @@ def measured(whole: Job, job: Job) -> dict[str, Any]:
 def main() -> None:
     """Export in every way and write the table as figures come in."""
     arguments, rest = tyro.cli(Arguments, args=sys.argv[2:], return_unknown_args=True, add_help=False)
-    if unknown := set(arguments.only) - set(VARIANTS):
-        raise RecipeError(f"asked for {sorted(unknown)}; the ways to export are {list(VARIANTS)}")
     recipe, table = Path(sys.argv[1]), {}
     whole = parse_job(recipe, rest)
-    for name, words in VARIANTS.items():
-        job = parse_job(recipe, [*rest, *words.split()])
-        if (arguments.only and name not in arguments.only) or (words and job.recipe == whole.recipe):
-            continue
+    for name, job in variant_jobs(recipe, rest, arguments.only, VARIANTS).items():
         table[name] = measured(whole, job)
         print(name, json.dumps(table[name]), flush=True)
         arguments.out.write_text(json.dumps({"recipe": whole.recipe.name, "variants": table}, indent=1) + "\n")

@@ -57,19 +57,19 @@ class Arguments:
     only: Annotated[tuple[str, ...], UseAppendAction] = ()
 
 
-def variant_jobs(recipe: Path, overrides: list[str], only: tuple[str, ...]) -> dict[str, Job]:
+def variant_jobs(recipe: Path, overrides: list[str], only: tuple[str, ...], variants: dict[str, str]) -> dict[str, Job]:
     """Return the jobs to run, by name, without those that come to the recipe itself.
 
-    Raises RecipeError for a name in ``only`` that no variant has.
+    Raises RecipeError for a name in ``only`` that no such variant has.
     """
-    if unknown := set(only) - set(VARIANTS):
-        raise RecipeError(f"asked for {sorted(unknown)}; the variants are {list(VARIANTS)}")
     whole = parse_job(recipe, overrides)
     jobs = {"the recipe": whole}
-    for name, words in VARIANTS.items():
+    for name, words in variants.items():
         job = parse_job(recipe, [*overrides, *words.split()])
         if job.recipe != whole.recipe:
             jobs[name] = job
+    if unknown := set(only) - set(jobs):
+        raise RecipeError(f"asked for {sorted(unknown)}; this recipe's variants are {list(jobs)}")
     return {name: job for name, job in jobs.items() if not only or name in only}
 
 
@@ -102,7 +102,7 @@ def main() -> None:
     """Run every variant and write the table as figures come in."""
     arguments, rest = tyro.cli(Arguments, args=sys.argv[2:], return_unknown_args=True, add_help=False)
     table = {}
-    for name, job in variant_jobs(Path(sys.argv[1]), rest, arguments.only).items():
+    for name, job in variant_jobs(Path(sys.argv[1]), rest, arguments.only, VARIANTS).items():
         started = time.perf_counter()
         table[name] = measured(job) | {"all_seconds": time.perf_counter() - started}
         print(name, json.dumps(table[name]), flush=True)

@@ -123,6 +123,7 @@ def run_steps(
                     or _due(trainer.steps, config.checkpoint_every)
                 ):
                     break
+            trainer.wait_for_reader()
         if stopped:
             stop_here(trainer, checkpoints)
         if validate and _due(trainer.steps, config.validate_every):

@@ -133,14 +133,9 @@ class StreamedBatches:
         self.spans += self.config.spans_per_step
         return inputs_and_targets(spans, self.config.sequence_length)
 
-    def start(self) -> None:
-        """Start the workers, which read ahead from then on."""
+    def _take(self) -> NDArray[np.uint16]:
         if self._items is None:
             self._items = iter(self._loader())
-
-    def _take(self) -> NDArray[np.uint16]:
-        self.start()
-        assert self._items is not None
         try:
             item = next(self._items)
         except RuntimeError as error:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from modeling_pgolf.errors import TrainingError
@@ -24,6 +24,7 @@ from .clock import Clock
 from .config import TrainingConfig
 from .flops import peak_flops, training_flops
 from .gradients import CLIPS
+from .next_token_loss import NextTokenLoss
 from .orders import open_batches
 from .parameters import build_optimizers
 from .precision import round_like_published
@@ -35,19 +36,6 @@ from .schedules import learning_rate_scale, muon_momentum, progress
 from .streamed import StreamedBatches, TokenStream
 from .swa import TightSwa
 from .telemetry import StepFacts, Telemetry
-
-
-class NextTokenLoss(nn.Module):
-    """The training graph: tokens in, mean loss out, logits never leave it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss, in nats per token, of int64 inputs and targets (B, T)."""
-        loss: Tensor = self.model(input_ids=inputs, shift_labels=targets, use_cache=False).loss
-        return loss
 
 
 class Trainer:
@@ -71,9 +59,11 @@ class Trainer:
         self.forward = accelerator.prepare_model(graph)
         self.optimizers = [accelerator.prepare_optimizer(o) for o in build_optimizers(self.model, config)]
         share = (config, accelerator.process_index, accelerator.num_processes)
+        self.ahead: ReadAhead | None = None
         self.batches: ReadAhead | StreamedBatches
         if isinstance(tokens, TrainTokens):
-            self.batches = ReadAhead(open_batches(tokens, *share), accelerator.device.type == "cuda")
+            self.ahead = ReadAhead(open_batches(tokens, *share), accelerator.device.type == "cuda")
+            self.batches = self.ahead
         else:  # reads ahead in processes of its own
             self.batches = tokens.batches(*share)
         self.clock = Clock(self._synchronize)
@@ -156,8 +146,16 @@ class Trainer:
         self.steps += 1
         if self.swa:
             self.swa.update(self.steps, scale)
-        self.batches.start()  # now, because the step's work is queued and reporting waits for it
+        if self.ahead and self.steps < self.config.iterations:
+            self.ahead.start()  # now, because the step's work is queued and reporting waits for it
         self._report(loss, scale, momentum, norm)
+
+    def wait_for_reader(self) -> None:
+        """Wait for what is read ahead: reading training data counts, and the next phase may not."""
+        since = time.perf_counter()
+        if self.ahead:
+            self.ahead.wait()
+        self.clock.attribute("data", time.perf_counter() - since)
 
     def _next_batch(self) -> tuple[Tensor, Tensor]:
         since = time.perf_counter()

@@ -7,8 +7,9 @@ from accelerate import Accelerator
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from training.batches import TrainTokens
 from training.config import QatConfig, TrainingConfig
+from training.next_token_loss import NextTokenLoss
 from training.telemetry import Telemetry
-from training.trainer import NextTokenLoss, Trainer
+from training.trainer import Trainer
 
 
 def attention_calls(config):

@@ -51,6 +51,13 @@ def test_no_module_is_named_like_the_standard_library():
     assert not [p.name for p in SOURCES if p.stem in sys.stdlib_module_names - {"__init__"}]
 
 
+def test_assertions_do_nothing():
+    """Bundles leave them out, as ``python -O`` does."""
+    doing = (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
+    told = [(p.name, n) for p in SOURCES for n in ast.walk(ast.parse(p.read_text())) if isinstance(n, ast.Assert)]
+    assert not [(name, n.lineno) for name, n in told if any(isinstance(inner, doing) for inner in ast.walk(n.test))]
+
+
 @pytest.mark.parametrize("pattern", [r"\bgetattr\(", r"os\.environ", r"\bpickle\b", r"except Exception", r"except:"])
 def test_banned_words(pattern):
     found = [p.name for p in SOURCES if re.search(pattern, _code(p))]

@@ -24,8 +24,8 @@ from pgolf.run import STAGES
 from pgolf.workdir import open_run, read_manifest
 from training import telemetry
 from training.batches import TrainTokens
+from training.next_token_loss import NextTokenLoss
 from training.orders import step_batches, stream_facts
-from training.trainer import NextTokenLoss
 
 POINTS = 20
 STREAMING = StreamConfig(lanes=4, shuffle_documents=3, workers=0)

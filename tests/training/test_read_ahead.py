@@ -2,6 +2,8 @@
 
 import json
 import threading
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from modeling_pgolf.errors import CorpusError
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from training.batches import SequentialBatches, TrainTokens
 from training.config import TrainingConfig
+from training.loop import fit
 from training.orders import ORDERS, open_batches
 from training.read_ahead import ReadAhead
 from training.state import run_state
@@ -49,7 +52,7 @@ class Shard:
 
 def open_ahead(order="sequential", length=400):
     shard = Shard(length)
-    config = TrainingConfig(**{**vars(CONFIG), "order": order})
+    config = replace(CONFIG, order=order)
     return ReadAhead(open_batches(TrainTokens([shard]), config), pinned=False), shard
 
 
@@ -133,6 +136,7 @@ def test_a_step_reads_the_next_batch_ahead_and_the_state_does_not_know(tiny_conf
     trainer = Trainer(PGolfForCausalLM(tiny_config), tokens, CONFIG, Accelerator(cpu=True), telemetry)
     with trainer.clock.phase("step"):
         trainer.step()
+        trainer.wait_for_reader()
     tokens.shards[0].gone = True  # the next batch is here
     assert run_state(trainer)["batches"]["position"] == CONFIG.step_tokens + CONFIG.spans_per_step
     with trainer.clock.phase("step"):
@@ -141,3 +145,28 @@ def test_a_step_reads_the_next_batch_ahead_and_the_state_does_not_know(tiny_conf
             trainer.step()
     assert trainer.steps == 2
     trainer.batches.close()
+
+
+class SlowShard(Shard):
+    """Tokens that take their time, and count how often they are read."""
+
+    reads = 0
+
+    def __getitem__(self, part):
+        self.reads += 1
+        time.sleep(0.2)
+        return super().__getitem__(part)
+
+
+def test_all_reading_counts_and_none_is_for_nothing(tiny_config):
+    """A validation behind each step leaves time to read beside it, which the clock would not see."""
+    shard, config = SlowShard(400), replace(CONFIG, validate_every=1)
+
+    def validate(model):
+        time.sleep(0.5)
+        return {}
+
+    model = PGolfForCausalLM(tiny_config)
+    trained = fit(model, TrainTokens([shard]), config, Accelerator(cpu=True), validate=validate)
+    assert shard.reads == config.iterations * config.spans_per_step
+    assert trained.seconds["data"] + trained.seconds["step"] > 0.2 * shard.reads
