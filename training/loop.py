@@ -22,6 +22,7 @@ from modeling_pgolf.errors import TrainingError
 from .batches import TrainTokens
 from .config import TrainingConfig
 from .fine_tune import fine_tune
+from .garbage import collected_once
 from .state import restore_run, run_state
 from .streamed import TokenStream
 from .telemetry import Log, Telemetry
@@ -85,21 +86,23 @@ def fit(
                 accelerator.wait_for_everyone()  # or one could replace what another still reads
                 telemetry.event("resumed", step=trainer.steps, seconds=trainer.clock.counted)
             begun = trainer.steps
-            run_steps(trainer, validate, checkpoints, stop)
-            if checkpoints is not None and trainer.steps > begun and not _due(trainer.steps, config.checkpoint_every):
-                with trainer.clock.phase("checkpoint"):  # what comes now could be lost with all the rest
-                    checkpoints.save(trainer.steps, run_state(trainer))
-            replay = None
-            if config.replay:
-                if validate:  # what would be published without the replay
-                    with trainer.clock.phase("validate"), trainer.as_published():
-                        facts = validate(trainer.model)
-                    telemetry.event("validation_before_replay", step=trainer.steps, **facts)
-                    trainer.model.train()
-                replay = run_replay(trainer, stop)
-            trainer.finish()
-            if config.fine_tune:
-                run_fine_tune(trainer, fine_tune_tokens, stop)
+            with collected_once():
+                run_steps(trainer, validate, checkpoints, stop)
+                saved = trainer.steps == begun or _due(trainer.steps, config.checkpoint_every)
+                if checkpoints is not None and not saved:
+                    with trainer.clock.phase("checkpoint"):  # what comes now could be lost with all the rest
+                        checkpoints.save(trainer.steps, run_state(trainer))
+                replay = None
+                if config.replay:
+                    if validate:  # what would be published without the replay
+                        with trainer.clock.phase("validate"), trainer.as_published():
+                            facts = validate(trainer.model)
+                        telemetry.event("validation_before_replay", step=trainer.steps, **facts)
+                        trainer.model.train()
+                    replay = run_replay(trainer, stop)
+                trainer.finish()
+                if config.fine_tune:
+                    run_fine_tune(trainer, fine_tune_tokens, stop)
         telemetry.event("finished", step=trainer.steps, seconds=trainer.clock.seconds)
     return Trained(trainer.steps, trainer.last_loss, dict(trainer.clock.seconds), replay)
 

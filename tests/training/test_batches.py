@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,6 +38,14 @@ def test_a_span_of_one_sequence_trains(tiny_config):
     inputs, targets = SequentialBatches(TrainTokens(shards(200)), shape(1)).next_step()
     assert inputs.is_contiguous() and targets.is_contiguous()
     model(input_ids=inputs, shift_labels=targets, use_cache=False).loss.backward()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_step_of_one_sequence_has_the_strides_of_its_shape(order):
+    """With those of its span the compiled graph would be compiled again, inside the clock."""
+    config = replace(shape(1, spans_per_step=1), order=order)
+    for part in open_batches(TrainTokens(shards(200)), config).next_step():
+        assert part.shape == (1, 16) and part.stride() == (16, 1)
 
 
 @pytest.mark.parametrize(("processes", "accumulation"), SHARES)
