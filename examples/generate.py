@@ -20,7 +20,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=40, help="how many to make at most")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 for the most probable token each time")
     asked = parser.parse_args()
-    model = AutoModelForCausalLM.from_pretrained(asked.record, trust_remote_code=True)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(asked.record, trust_remote_code=True)
+    except OSError as error:
+        parser.error(f"{asked.record} is no folder with a record here, and the Hub gave none of that name: {error}")
     tokenizer = AutoTokenizer.from_pretrained(asked.record, trust_remote_code=True)
     inputs = tokenizer(asked.prompt, return_tensors="pt")
     drawn = {"do_sample": True, "temperature": asked.temperature} if asked.temperature else {"do_sample": False}

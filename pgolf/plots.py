@@ -62,7 +62,7 @@ def loss_figure(events: list[dict[str, Any]]) -> Figure:
     steps, checks = history(events, "step"), history(events, "validation")
     x, y = [e["step"] for e in steps], [e["train_loss"] for e in steps]
     with rc_context(STYLE):
-        figure = new_figure(4.2, f"Training loss went from {y[0]:.2f} to {y[-1]:.2f} nats per token in {x[-1]:,} steps")
+        figure = new_figure(4.2, f"Training loss went from {y[0]:.2f} to {y[-1]:.2f} nats per token by step {x[-1]:,}")
         loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
         loss.plot(x, y, color=PALETTE["first"], linewidth=1.6, marker="o" if len(x) < 12 else "", markersize=4)
         labels = [(y[-1], f"train {y[-1]:.3f}", "first")]

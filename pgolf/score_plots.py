@@ -85,7 +85,7 @@ def gains_figure(frozen: Tensor, adapted: Tensor, target_bytes: Tensor, chunks: 
     better = (gains[1:] > 0).mean() if len(gains) > 1 else 0.0
     with rc_context(STYLE):
         verb = "gains" if total >= 0 else "loses"
-        title = f"Adapting {verb} {abs(total):.4f} bits per byte; {better:.0%} of the chunks gain"
+        title = f"Adapting {verb} {abs(total):.4f} bits per byte; {better:.0%} of the chunks behind the first gain"
         figure = new_figure(3.2, title)
         axes = figure.subplots()
         axes.axhline(0, color=PALETTE["muted"], linewidth=0.9)

@@ -65,7 +65,9 @@ class TrainTokens:
         """Read ``length + 1`` tokens from each (shard, start); returns inputs and targets, int64 (windows, length)."""
         rows = np.stack([self.shards[shard][start : start + length + 1] for shard, start in places])
         read = torch.from_numpy(rows.astype(np.int64))
-        return with_own_strides(read[:, :-1]), with_own_strides(read[:, 1:])
+        # One row counts as contiguous with the strides of its window, and would be compiled as a graph of its own.
+        dense = torch.contiguous_format
+        return read[:, :-1].clone(memory_format=dense), read[:, 1:].clone(memory_format=dense)
 
 
 class Batches(Protocol):
@@ -128,13 +130,8 @@ def calls_per_step(config: TrainingConfig, processes: int) -> int:
 def inputs_and_targets(spans: Sequence[NDArray[np.int64]], sequence_length: int) -> tuple[Tensor, Tensor]:
     """Cut spans of ``n + 1`` tokens into rows: all but the last token, and all but the first, int64 (sequences, T)."""
     read = torch.from_numpy(np.stack(spans))
-    inputs, targets = (with_own_strides(part.reshape(-1, sequence_length)) for part in (read[:, :-1], read[:, 1:]))
+    inputs, targets = (part.reshape(-1, sequence_length).contiguous() for part in (read[:, :-1], read[:, 1:]))
     return inputs, targets
-
-
-def with_own_strides(rows: Tensor) -> Tensor:
-    """Copy ``rows``; a single one would count as contiguous with the strides of its span, and be compiled again."""
-    return rows.clone(memory_format=torch.contiguous_format)
 
 
 def refuse_order(state: dict[str, Any], order: str) -> None:

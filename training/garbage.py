@@ -1,8 +1,8 @@
 """Garbage collection: what lasts for the whole run is walked once, before the clock, and not again in the middle.
 
 Imports and compilation leave a million objects behind. Drawing hundreds of shuffled windows a step makes Python's
-cyclic collector look at all of them every few hundred steps, and the process stands still: 1.3 to 1.6 s once in each
-of four runs on H200s, at another step in each process, so that eight would wait for one another.
+cyclic collector look at all of them now and then, and the process stands still: most likely the 1.3 to 1.6 s that each
+of four runs on H200s lost, at another step in each process, so that eight would wait for one another.
 """
 
 from __future__ import annotations

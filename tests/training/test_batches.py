@@ -42,7 +42,7 @@ def test_a_span_of_one_sequence_trains(tiny_config):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_step_of_one_sequence_has_the_strides_of_its_shape(order):
-    """With those of its span the compiled graph would be compiled again, inside the clock."""
+    """With those of its window the compiled graph would be compiled again, inside the clock."""
     config = replace(shape(1, spans_per_step=1), order=order)
     for part in open_batches(TrainTokens(shards(200)), config).next_step():
         assert part.shape == (1, 16) and part.stride() == (16, 1)
