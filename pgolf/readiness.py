@@ -11,6 +11,7 @@ import torch
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
 from modeling_pgolf.quantization_pgolf import read_track
 from training.batches import calls_per_step
+from training.flops import training_flops
 from training.qat import LateQat
 from training.streamed import refuse_lanes
 
@@ -23,6 +24,9 @@ from .recipe import Recipe
 from .reuse import to_take
 from .track import check_track, checkpoint_track
 from .workdir import check_outputs, run_folder
+
+# Operations of one step. Two cores do about 10**11 a second, so such a step takes them over a minute.
+SLOW_STEP = 1e13
 
 
 def check_ready(job: Job, stage: str, processes: int) -> None:
@@ -61,3 +65,16 @@ def check_trainable(recipe: Recipe, processes: int) -> None:
     if training.qat is not None:
         with torch.device("meta"):  # a model without memory for its weights
             LateQat(PGolfForCausalLM(recipe.model_config()), training.qat)
+
+
+def slow_step(recipe: Recipe, gpus: int) -> str:
+    """Say that the recipe's steps are too much for a machine without a GPU; empty where they are not."""
+    with torch.device("meta"):  # a model without memory for its weights
+        model = PGolfForCausalLM(recipe.model_config())
+    operations = training_flops(model, recipe.training.sequence_length) * recipe.training.step_tokens
+    if gpus or operations < SLOW_STEP:
+        return ""
+    return (
+        f"no GPU is visible: a step of {recipe.training.step_tokens:,} tokens is {operations:.1e} operations, which "
+        "takes CPU cores minutes to hours, and a signal is heard between steps; recipes/demo.py is made for CPUs"
+    )

@@ -1,5 +1,6 @@
 """What a stage would refuse as it starts, its verb refuses before it launches a process, in the same words."""
 
+import importlib
 import json
 import shutil
 from dataclasses import replace
@@ -8,10 +9,11 @@ import pytest
 from shell.finished_run import finish, tiny_recipe
 
 from modeling_pgolf.errors import CorpusError, RecipeError
-from pgolf import cli, launch, run, trackers
+from pgolf import cli, launch, readiness, run, trackers
 from pgolf import job as jobs
 from pgolf.occupied import occupied
 from pgolf.place import Place
+from pgolf.readiness import slow_step
 from pgolf.recipe import recipe_json
 from pgolf.workdir import MANIFEST, RunFolder
 
@@ -244,3 +246,18 @@ def test_a_record_of_no_run_is_refused_and_leaves_none(home, capsys):
     assert ended.value.code == 1 and said.count("\n") == 1
     assert f"{home / 'runs' / 'never'} holds no run: none of its stages has started; pgolf run RECIPE makes" in said
     assert not (home / "runs" / "never").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "slow"), [("sp1024_11l", 0, True), ("sp1024_11l", 1, False), ("demo", 0, False)]
+)
+def test_a_step_that_takes_a_cpu_very_long_is_announced(name, gpus, slow):
+    text = slow_step(importlib.import_module(f"recipes.{name}").recipe, gpus)
+    assert text.startswith("no GPU is visible: a step of 786,432 tokens is 1.8e+14") if slow else text == ""
+
+
+def test_the_announcement_comes_before_the_launch(home, launched, monkeypatch, capsys):
+    monkeypatch.setattr(readiness, "slow_step", lambda recipe, gpus: "far too slow")
+    cli.run_stage("train", str(home / "tiny.json"), ["--root", str(home), "--run", "new"])
+    assert [stage for stage, _ in launched] == ["train"]
+    assert capsys.readouterr().err == "pgolf: far too slow\n"
