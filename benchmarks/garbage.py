@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -62,11 +62,9 @@ def drawn(arguments: Arguments, folder: Path) -> dict[str, Any]:
     """Draw the steps; returns what the collector did meanwhile."""
     config = TrainingConfig(order=arguments.order, sequence_length=256)
     ahead = ReadAhead(open_batches(TrainTokens(open_split(folder, "train")), config), pinned=False)
-    with ExitStack() as stack:
-        gc.collect()
-        alive = len(gc.get_objects())
-        if arguments.left_alone:
-            stack.enter_context(collected_once())
+    gc.collect()
+    alive = len(gc.get_objects())
+    with collected_once() if arguments.left_alone else nullcontext():
         full = FullCollections()
         for _ in range(arguments.steps):
             ahead.next_step()

@@ -156,12 +156,10 @@ def run_verb(arguments: list[str]) -> None:
 def run_stage(verb: str, recipe: str, rest: list[str]) -> None:
     """Do one stage, or all of them; what is wrong with them is refused before anything is launched."""
     # Imported here: torch and transformers take seconds, and help and diff do without them.
-    import torch
-
     from . import job as jobs
     from . import run
     from .launch import DOORS, process_count, run_and_wait
-    from .readiness import check_ready, slow_step
+    from .readiness import check_ready
     from .workdir import open_run
 
     job = jobs.parse_job(Path(recipe), rest)
@@ -174,8 +172,6 @@ def run_stage(verb: str, recipe: str, rest: list[str]) -> None:
         check_ready(job, stages[0], process_count())
         if verb == "run":
             jobs.open_job_corpus(job)
-        if stages[0] == "train" and (warning := slow_step(job.recipe, torch.cuda.device_count())):
-            print(f"pgolf: {warning}", file=sys.stderr)
         open_run(job.place.root, job.place.run, job.recipe)  # last: what was refused leaves no folder behind
         for stage in stages:
             run_and_wait(stage, [recipe, *rest])

@@ -6,6 +6,8 @@ are started by hand too, and something may have changed since.
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
 from modeling_pgolf.modeling_pgolf import PGolfForCausalLM
@@ -30,7 +32,7 @@ SLOW_STEP = 1e13
 
 
 def check_ready(job: Job, stage: str, processes: int) -> None:
-    """Raise what ``processes`` of this stage would raise before they do any work.
+    """Raise what ``processes`` of this stage would raise before they do any work; print what would only disappoint.
 
     A corpus is opened where it is there, and not built: what is wrong with its source shows later.
     """
@@ -41,6 +43,8 @@ def check_ready(job: Job, stage: str, processes: int) -> None:
         return
     if stage == "train":
         check_trainable(job.recipe, processes)
+        if warning := slow_step(job.recipe, torch.cuda.device_count()):
+            print(f"pgolf: {warning}", file=sys.stderr)
     elif stage == "export" and "train" not in taken:
         check_outputs(run.checkpoint)
         check_track(job.recipe.track, run.checkpoint, checkpoint_track(run.checkpoint))
@@ -63,18 +67,24 @@ def check_trainable(recipe: Recipe, processes: int) -> None:
         refuse_lanes(streaming.lanes, training)
     check_fine_tune(recipe)
     if training.qat is not None:
-        with torch.device("meta"):  # a model without memory for its weights
-            LateQat(PGolfForCausalLM(recipe.model_config()), training.qat)
+        LateQat(weightless_model(recipe), training.qat)
 
 
 def slow_step(recipe: Recipe, gpus: int) -> str:
     """Say that the recipe's steps are too much for a machine without a GPU; empty where they are not."""
-    with torch.device("meta"):  # a model without memory for its weights
-        model = PGolfForCausalLM(recipe.model_config())
-    operations = training_flops(model, recipe.training.sequence_length) * recipe.training.step_tokens
-    if gpus or operations < SLOW_STEP:
+    if gpus:
+        return ""
+    per_token = training_flops(weightless_model(recipe), recipe.training.sequence_length)
+    operations = per_token * recipe.training.step_tokens
+    if operations < SLOW_STEP:
         return ""
     return (
         f"no GPU is visible: a step of {recipe.training.step_tokens:,} tokens is {operations:.1e} operations, which "
         "takes CPU cores minutes to hours, and a signal is heard between steps; recipes/demo.py is made for CPUs"
     )
+
+
+def weightless_model(recipe: Recipe) -> PGolfForCausalLM:
+    """Build the recipe's model without memory for its weights."""
+    with torch.device("meta"):
+        return PGolfForCausalLM(recipe.model_config())

@@ -261,3 +261,10 @@ def test_the_announcement_comes_before_the_launch(home, launched, monkeypatch, c
     cli.run_stage("train", str(home / "tiny.json"), ["--root", str(home), "--run", "new"])
     assert [stage for stage, _ in launched] == ["train"]
     assert capsys.readouterr().err == "pgolf: far too slow\n"
+
+
+def test_training_that_is_taken_over_is_not_announced(home, launched, monkeypatch, capsys):
+    monkeypatch.setattr(readiness, "slow_step", lambda recipe, gpus: "far too slow")
+    cli.run_stage("train", str(home / "tiny.json"), ["--root", str(home), "--run", "new", "--reuse", "base"])
+    assert [stage for stage, _ in launched] == ["train"]
+    assert capsys.readouterr().err == ""
